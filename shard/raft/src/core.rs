@@ -1,0 +1,262 @@
+//! What a replica keeps whatever its role: identity, term and vote, the log, what is durable,
+//! committed and applied, and the effects that wait for the next `ready`.
+//!
+//! Invariants:
+//!
+//! * `base <= applied <= commit <= last`.
+//! * `vote` changes only from none to somebody, or to none when `term` grows.
+//! * Nothing at or below `commit` is ever truncated.
+//!
+//! What is absent: leaders, followers and elections. The role modules decide; this one records.
+
+use crate::{
+    fetching::Fetching,
+    log::Log,
+    membership::Voters,
+    message::Message,
+    options::{Options, Restored},
+    persistence::{Needs, Persistence},
+    random::Random,
+    ready::{Envelope, Persist, ReadOutcome, RoleChange},
+    types::{Entry, HardState, Index, Position, ReadId, ReplicaId, Role, Term, Time},
+};
+
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) voters: Voters,
+    pub(crate) random: Random,
+    pub(crate) log: Log,
+    pub(crate) persistence: Persistence,
+    pub(crate) fetching: Fetching,
+    pub(crate) outbox: Vec<Envelope>,
+    pub(crate) outcomes: Vec<ReadOutcome>,
+    /// Something happened since the last `ready`.
+    pub(crate) stirred: bool,
+    /// What the last `ready` said.
+    pub(crate) reported: RoleChange,
+    pub(crate) violations: u64,
+    term: Term,
+    vote: Option<ReplicaId>,
+    commit: Index,
+    applied: Index,
+    reads_issued: ReadId,
+}
+
+impl Core {
+    pub(crate) fn new(options: Options, mut restored: Restored) -> Self {
+        if let Err(error) = restored.validate() {
+            assert!(options.suspect, "this replica must be opened as suspect: {error}");
+            restored = salvage(restored);
+        }
+        assert!(options.id.0 != 0, "replica ids start at 1");
+        let HardState { term, vote, commit } = restored.hard_state;
+        // What a suspect's log holds between applied and commit is not to be believed.
+        let commit = if options.suspect { restored.applied } else { commit.max(restored.applied) };
+        Self {
+            voters: Voters::new(options.voters.clone()),
+            random: Random::new(options.seed ^ options.id.0.rotate_left(32)),
+            log: Log::new(restored.base, restored.term_starts, restored.last_index),
+            persistence: Persistence::new(restored.last_index),
+            fetching: Fetching::default(),
+            outbox: Vec::new(),
+            outcomes: Vec::new(),
+            stirred: true,
+            reported: RoleChange { role: Role::Follower, term, leader: None },
+            violations: 0,
+            term,
+            vote,
+            commit,
+            applied: restored.applied,
+            reads_issued: ReadId(0),
+            options,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ReplicaId {
+        self.options.id
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        self.term
+    }
+
+    pub(crate) fn vote(&self) -> Option<ReplicaId> {
+        self.vote
+    }
+
+    pub(crate) fn commit(&self) -> Index {
+        self.commit
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    pub(crate) fn persisted(&self) -> Index {
+        self.persistence.persisted()
+    }
+
+    pub(crate) fn is_voter(&self) -> bool {
+        self.voters.contains(self.id())
+    }
+
+    /// Moves to a higher term, in which nobody has this replica's vote yet.
+    pub(crate) fn adopt_term(&mut self, term: Term) {
+        assert!(term > self.term, "term goes from {} to {term}", self.term);
+        self.term = term;
+        self.vote = None;
+        // A suspect promises nothing, so it has nothing to remember.
+        if !self.options.suspect {
+            self.persistence.hard_state_changed();
+        }
+    }
+
+    /// Gives this term's vote to `candidate`.
+    pub(crate) fn cast_vote(&mut self, candidate: ReplicaId) {
+        assert!(!self.options.suspect, "a suspect votes");
+        if self.vote != Some(candidate) {
+            assert_eq!(self.vote, None, "a second vote in term {}", self.term);
+            self.vote = Some(candidate);
+            self.persistence.hard_state_changed();
+        }
+    }
+
+    /// Learns that everything up to `index` is committed.
+    pub(crate) fn commit_to(&mut self, index: Index) {
+        if index > self.commit {
+            assert!(index <= self.log.last().index, "committed beyond the end of the log");
+            self.commit = index;
+        }
+    }
+
+    /// Removes every entry from `from` on, because a leader has another one there.
+    pub(crate) fn truncate(&mut self, from: Index) {
+        assert!(from > self.commit, "truncating a committed entry");
+        self.log.truncate(from);
+        self.persistence.truncate(from);
+    }
+
+    /// Forgets entries up to `to`, but none that was not handed out for applying or is not
+    /// durable.
+    pub(crate) fn compact(&mut self, to: Index) {
+        self.log.compact(to.min(self.applied).min(self.persisted()));
+    }
+
+    /// Sends a message once what it needs is durable.
+    pub(crate) fn send(&mut self, to: ReplicaId, message: Message, needs: Needs) {
+        let last = self.log.last().index;
+        self.persistence.send(Envelope { to, message }, needs, last, &mut self.outbox);
+    }
+
+    /// Sends a message that depends on no write of this replica that is not durable already.
+    pub(crate) fn send_now(&mut self, to: ReplicaId, message: Message) {
+        self.outbox.push(Envelope { to, message });
+    }
+
+    /// Answers a request for a vote; true if the vote was given. `follows` says that this replica
+    /// knows a leader of its term.
+    pub(crate) fn answer_vote_request(
+        &mut self,
+        from: ReplicaId,
+        request: VoteRequest,
+        follows: bool,
+    ) -> bool {
+        let VoteRequest { term, pre, last } = request;
+        let free = self.vote == Some(from) || (self.vote.is_none() && !follows);
+        let may = free || (pre && term > self.term);
+        let granted = may && last.is_up_to_date_with(self.log.last());
+        if granted && !pre {
+            self.cast_vote(from);
+        }
+        let term = if granted && pre { term } else { self.term };
+        self.send(from, Message::Vote { term, pre, granted }, Needs::HardState);
+        granted && !pre
+    }
+
+    /// Hands out everything that is not being written yet.
+    pub(crate) fn take_persist(&mut self, now: Time) -> Option<Persist> {
+        let changed = self.persistence.is_hard_state_changed();
+        let (from, last) = (self.persistence.unsaved(), self.log.last().index);
+        if !changed && from > last {
+            return None;
+        }
+        let hard_state =
+            changed.then_some(HardState { term: self.term, vote: self.vote, commit: self.commit });
+        let entries = if from > last {
+            Vec::new()
+        } else {
+            self.log.read(from, last, usize::MAX, usize::MAX, true)
+        };
+        assert_eq!(entries.len() as u64, last.0 + 1 - from.0, "an unsaved entry left the cache");
+        let ticket = self.persistence.begin_write(last, now);
+        Some(Persist { ticket, hard_state, entries })
+    }
+
+    /// Hands out committed entries that are in memory.
+    pub(crate) fn take_apply(&mut self) -> Vec<Entry> {
+        if self.applied >= self.commit {
+            return Vec::new();
+        }
+        let bytes_max = self.options.limits.apply_bytes_max;
+        let entries = self.log.read(self.applied.next(), self.commit, usize::MAX, bytes_max, true);
+        if let Some(entry) = entries.last() {
+            self.applied = entry.index;
+        }
+        entries
+    }
+
+    /// True if committed entries wait to be handed out.
+    pub(crate) fn is_apply_behind(&self) -> bool {
+        self.applied < self.commit
+    }
+
+    /// Shrinks the cached tail to its limit. What is not durable or not committed stays: nobody
+    /// else may have it.
+    pub(crate) fn evict(&mut self) {
+        let safe = self.commit.min(self.persisted());
+        self.log.evict(safe, self.options.limits.cache_bytes_max);
+    }
+
+    /// A read id that was never given before.
+    pub(crate) fn next_read_id(&mut self) -> ReadId {
+        self.reads_issued.0 += 1;
+        self.reads_issued
+    }
+
+    /// True if a write has been under way for longer than `periods` election timeouts: this
+    /// replica can promise nothing, so it neither campaigns nor keeps leading.
+    pub(crate) fn is_disk_stalled(&self, now: Time, periods: u32) -> bool {
+        self.persistence
+            .oldest_write()
+            .is_some_and(|since| now.since(since) > self.options.election_timeout * periods)
+    }
+
+    /// When to give up waiting for a leader, or for votes.
+    pub(crate) fn draw_deadline(&mut self, now: Time) -> Time {
+        if self.options.suspect || !self.is_voter() {
+            return Time::NEVER;
+        }
+        now + self.random.timeout(self.options.election_timeout)
+    }
+}
+
+/// The fields of [`Message::RequestVote`].
+#[derive(Clone, Copy)]
+pub(crate) struct VoteRequest {
+    pub(crate) term: Term,
+    pub(crate) pre: bool,
+    pub(crate) last: Position,
+}
+
+/// What can be kept of a log that contradicts itself: where the state machine is.
+fn salvage(restored: Restored) -> Restored {
+    let index = restored.applied.max(restored.base.index).min(Index::MAX);
+    let base = Position { index, term: restored.base.term };
+    Restored {
+        hard_state: HardState { commit: index, ..restored.hard_state },
+        base,
+        term_starts: Vec::new(),
+        last_index: index,
+        applied: index,
+    }
+}

@@ -1,0 +1,119 @@
+//! What a follower does with its leader's messages.
+//!
+//! The leader's entries are compared with the log one by one and the log is cut only at the first
+//! real difference: an old append that arrives late must not remove what a newer one brought.
+//! `received` is as far as this leader's messages have proven the logs to agree; the commit index
+//! follows the leader's only that far.
+
+use crate::{
+    core::Core,
+    message::{AppendOutcome, Message},
+    node::{Follower, Node},
+    persistence::Needs,
+    types::{Entry, Index, Position, ReplicaId, Round, Time},
+};
+
+/// The fields of [`Message::Append`] beside the term.
+pub(crate) struct Append {
+    pub(crate) prev: Position,
+    pub(crate) commit: Index,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Node<Follower> {
+    /// Hears from the leader of its term. False if there is another one, which no correct cluster
+    /// has.
+    fn hear(&mut self, now: Time, leader: ReplicaId) -> bool {
+        if self.role.leader.is_some_and(|known| known != leader) {
+            self.core.violations += 1;
+            return false;
+        }
+        self.role.leader = Some(leader);
+        self.role.heard_at = Some(now);
+        self.role.deadline = self.core.draw_deadline(now);
+        true
+    }
+
+    /// True if the leader spoke so recently that candidates are not listened to.
+    pub(crate) fn has_live_leader(&self, now: Time) -> bool {
+        let timeout = self.core.options.election_timeout;
+        self.role.leader.is_some()
+            && self.role.heard_at.is_some_and(|heard_at| now.since(heard_at) < timeout)
+    }
+
+    pub(crate) fn heartbeat(&mut self, now: Time, from: ReplicaId, commit: Index, round: Round) {
+        if !self.hear(now, from) {
+            return;
+        }
+        let core = &mut self.core;
+        let received = self.role.received;
+        core.commit_to(commit.min(received));
+        if round != Round(0) {
+            let matched = received.min(core.persisted());
+            let term = core.term();
+            let reply = Message::HeartbeatReply { term, round, matched, received };
+            core.send(from, reply, Needs::HardState);
+        }
+    }
+
+    pub(crate) fn append(&mut self, now: Time, from: ReplicaId, append: Append) {
+        if !self.hear(now, from) {
+            return;
+        }
+        let core = &mut self.core;
+        let Append { prev, commit, entries } = append;
+        let last = Index(prev.index.0 + entries.len() as u64);
+        // Before the base everything is committed, so this leader has it too.
+        let agrees =
+            prev.index < core.log.base().index || core.log.term_at(prev.index) == Some(prev.term);
+        let outcome = if agrees {
+            if take_entries(core, entries).is_err() {
+                core.violations += 1;
+                return;
+            }
+            self.role.received = self.role.received.max(last);
+            core.commit_to(commit.min(self.role.received));
+            AppendOutcome::Accepted { matched: self.role.received }
+        } else {
+            if prev.index <= core.commit() {
+                core.violations += 1;
+                return;
+            }
+            let hint = core.log.last_at_or_before(prev.index, prev.term);
+            let first = core.log.run_start(hint.index);
+            AppendOutcome::Rejected { prev: prev.index, hint, first }
+        };
+        let needs = match outcome {
+            AppendOutcome::Accepted { .. } => Needs::Log,
+            AppendOutcome::Rejected { .. } => Needs::HardState,
+        };
+        let term = core.term();
+        core.send(from, Message::AppendReply { term, outcome }, needs);
+    }
+}
+
+/// A leader's entry differs from a committed one.
+struct Contradiction;
+
+/// Makes the log agree with `entries`, whose predecessor it has. What is there already stays.
+fn take_entries(core: &mut Core, entries: Vec<Entry>) -> Result<(), Contradiction> {
+    let base = core.log.base().index;
+    let mut last = core.log.last().index;
+    for entry in entries {
+        if entry.index <= base {
+            continue;
+        }
+        if entry.index <= last {
+            if core.log.term_at(entry.index) == Some(entry.term) {
+                continue;
+            }
+            if entry.index <= core.commit() {
+                return Err(Contradiction);
+            }
+            core.truncate(entry.index);
+        }
+        last = entry.index;
+        core.log.append(entry);
+    }
+    Ok(())
+}

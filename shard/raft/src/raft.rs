@@ -1,0 +1,534 @@
+//! The door of the core: one replica of one group, in whatever role it is.
+//!
+//! What is the same in every role is done here: judging whether a message makes sense, comparing
+//! its term, going from role to role, and gathering the effects of a turn. Everything else is in
+//! the role modules.
+
+use bytes::Bytes;
+
+use crate::{
+    candidate::Verdict,
+    core::{Core, VoteRequest},
+    error::{ProposeError, ReadError},
+    event::Event,
+    fetching::Need,
+    follower::Append,
+    leader::Leader,
+    message::{AppendOutcome, Message},
+    node::{Candidate, Follower, Leave, Node, PreCandidate},
+    options::{Options, Restored},
+    persistence::Needs,
+    progress::Progress,
+    ready::{Fetch, Ready, RoleChange},
+    status::Status,
+    types::{Entry, Index, Position, ReadId, ReplicaId, Role, Term, Ticket, Time},
+};
+
+/// One replica of one Raft group: events in, effects out.
+///
+/// Feed it with [`Raft::step`], [`Raft::propose`] and [`Raft::read`], as many as there are, then
+/// call [`Raft::ready`] once and do what it says.
+pub struct Raft {
+    state: State,
+}
+
+enum State {
+    Follower(Node<Follower>),
+    PreCandidate(Node<PreCandidate>),
+    Candidate(Node<Candidate>),
+    Leader(Node<Leader>),
+    /// Only while a transition moves the node.
+    Moving,
+}
+
+/// Evaluates an expression for the node in whatever role it is.
+macro_rules! any_role {
+    ($state:expr, $node:ident => $body:expr) => {
+        match $state {
+            State::Follower($node) => $body,
+            State::PreCandidate($node) => $body,
+            State::Candidate($node) => $body,
+            State::Leader($node) => $body,
+            State::Moving => unreachable!("a transition was left unfinished"),
+        }
+    };
+}
+
+impl Raft {
+    /// A replica that follows nobody yet. A group of one voter elects itself at the first tick.
+    ///
+    /// # Panics
+    ///
+    /// If `options` are contradictory (no voters, ids that are 0 or repeated), or if `restored`
+    /// is not the memory of a healthy replica (see [`Restored::validate`]) and the options do not
+    /// say that it is suspect.
+    pub fn new(options: Options, restored: Restored, now: Time) -> Self {
+        assert!(!options.election_timeout.is_zero(), "elections need a timeout");
+        let mut core = Box::new(Core::new(options, restored));
+        let alone = core.voters.quorum() == 1 && core.is_voter() && !core.options.suspect;
+        let deadline = if alone { now } else { core.draw_deadline(now) };
+        let received = core.commit();
+        let role = Follower { leader: None, heard_at: None, deadline, received };
+        Self { state: State::Follower(Node { core, role }) }
+    }
+
+    /// Takes in something that happened. `now` never goes back.
+    ///
+    /// # Panics
+    ///
+    /// If the shell breaks its side of the contract (acknowledges a ticket that was never handed
+    /// out) or an invariant of the core is broken. Never because of what a message says.
+    pub fn step(&mut self, now: Time, event: Event) {
+        if matches!(event, Event::Tick) {
+            self.tick(now);
+            return;
+        }
+        self.core_mut().stirred = true;
+        match event {
+            Event::Tick => {}
+            Event::Receive { from, message } => self.receive(now, from, message),
+            Event::Persisted(ticket) => self.persisted(now, ticket),
+            Event::Fetched { entries } => self.fetched(now, entries),
+            Event::FetchFailed { from } => {
+                let core = self.core_mut();
+                if core.fetching.is_awaiting(from) {
+                    core.fetching.abandon(now + core.options.heartbeat_interval);
+                }
+            }
+            Event::Compact(to) => self.core_mut().compact(to),
+            Event::Unreachable(id) => {
+                if let State::Leader(node) = &mut self.state {
+                    node.unreachable(now, id);
+                }
+            }
+            Event::Campaign => self.campaign(now),
+        }
+    }
+
+    /// Appends a command to the log if this replica leads. The position names the entry: the
+    /// command took effect if and only if an entry with this index **and term** is applied.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`]; nothing was appended then.
+    pub fn propose(&mut self, _now: Time, payload: Bytes) -> Result<Position, ProposeError> {
+        match &mut self.state {
+            State::Leader(node) => {
+                let position = node.propose(payload)?;
+                node.core.stirred = true;
+                Ok(position)
+            }
+            _ => Err(ProposeError::NotLeader { leader: self.leader() }),
+        }
+    }
+
+    /// Asks for a linearizable read. The answer comes in [`Ready::reads`]: an index that must be
+    /// applied before the read is served, or a refusal. All reads asked between two calls of
+    /// [`Raft::ready`] are confirmed by one round of heartbeats.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; no answer will come then.
+    pub fn read(&mut self, _now: Time) -> Result<ReadId, ReadError> {
+        match &mut self.state {
+            State::Leader(node) => {
+                let id = node.read()?;
+                node.core.stirred = true;
+                Ok(id)
+            }
+            _ => Err(ReadError::NotLeader { leader: self.leader() }),
+        }
+    }
+
+    /// Gathers everything to be done. Cheap if nothing happened.
+    pub fn ready(&mut self, now: Time) -> Ready {
+        if !self.core().stirred {
+            return Ready::default();
+        }
+        self.core_mut().stirred = false;
+        if let State::Leader(node) = &mut self.state {
+            node.begin_reads(now);
+            node.replicate(now);
+        }
+        let role_changed = self.take_role_change();
+        let core = self.core_mut();
+        let persist = core.take_persist(now);
+        let apply = core.take_apply();
+        let fetch = self.take_fetch();
+        let core = self.core_mut();
+        core.evict();
+        let more = core.is_apply_behind() && core.log.is_cached(core.applied().next());
+        if more {
+            core.stirred = true;
+        }
+        Ready {
+            persist,
+            messages: std::mem::take(&mut core.outbox),
+            apply,
+            reads: std::mem::take(&mut core.outcomes),
+            fetch,
+            role_changed,
+            more,
+        }
+    }
+
+    /// When [`Event::Tick`] is needed next, unless something else happens before.
+    pub fn next_tick(&self) -> Time {
+        let role = match &self.state {
+            State::Leader(node) => node.role.heartbeat_at,
+            State::Follower(node) => node.role.deadline,
+            State::PreCandidate(node) => node.role.deadline,
+            State::Candidate(node) => node.role.deadline,
+            State::Moving => unreachable!("a transition was left unfinished"),
+        };
+        self.core().fetching.retry_at().map_or(role, |at| at.min(role))
+    }
+
+    /// What this replica is and knows. Allocates for a leader; not for the hot path.
+    pub fn status(&self) -> Status {
+        let core = self.core();
+        let followers = match &self.state {
+            State::Leader(node) => node.role.followers.iter().map(Progress::status).collect(),
+            _ => Vec::new(),
+        };
+        Status {
+            id: core.id(),
+            role: self.role(),
+            term: core.term(),
+            vote: core.vote(),
+            leader: self.leader(),
+            last: core.log.last(),
+            commit: core.commit(),
+            applied: core.applied(),
+            persisted: core.persisted(),
+            base: core.log.base(),
+            suspect: core.options.suspect,
+            cached_bytes: core.log.cached_bytes(),
+            violations: core.violations,
+            followers,
+        }
+    }
+
+    /// The role of this replica.
+    pub fn role(&self) -> Role {
+        match &self.state {
+            State::Follower(_) => Follower::ROLE,
+            State::PreCandidate(_) => PreCandidate::ROLE,
+            State::Candidate(_) => Candidate::ROLE,
+            State::Leader(_) => Leader::ROLE,
+            State::Moving => unreachable!("a transition was left unfinished"),
+        }
+    }
+
+    /// The leader of this term, if known; this replica itself if it leads.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        match &self.state {
+            State::Follower(node) => node.role.leader,
+            State::Leader(node) => Some(node.core.id()),
+            _ => None,
+        }
+    }
+
+    fn core(&self) -> &Core {
+        any_role!(&self.state, node => &node.core)
+    }
+
+    fn core_mut(&mut self) -> &mut Core {
+        any_role!(&mut self.state, node => &mut node.core)
+    }
+
+    fn transition(&mut self, go: impl FnOnce(State) -> State) {
+        let state = std::mem::replace(&mut self.state, State::Moving);
+        self.state = go(state);
+        self.core_mut().stirred = true;
+    }
+
+    fn follow(&mut self, now: Time, term: Term, leader: Option<ReplicaId>) {
+        self.transition(|state| {
+            State::Follower(any_role!(state, node => node.into_follower(now, term, leader)))
+        });
+    }
+
+    /// Starts an election, with a pre-vote if the options say so. A leader goes on leading.
+    fn campaign(&mut self, now: Time) {
+        let core = self.core();
+        if !core.is_voter() || core.options.suspect || core.term() >= Term::MAX {
+            return;
+        }
+        let pre_vote = core.options.pre_vote;
+        self.transition(|state| match state {
+            State::Leader(node) => State::Leader(node),
+            state if pre_vote => {
+                State::PreCandidate(any_role!(state, node => node.into_pre_candidate(now)))
+            }
+            state => State::Candidate(any_role!(state, node => node.into_candidate(now))),
+        });
+        self.count_votes(now);
+    }
+
+    /// Goes where the answers so far lead.
+    fn count_votes(&mut self, now: Time) {
+        if let State::PreCandidate(node) = &self.state {
+            match node.verdict() {
+                Verdict::Open => {}
+                Verdict::Lost => self.follow(now, self.core().term(), None),
+                Verdict::Won => self.transition(|state| {
+                    State::Candidate(any_role!(state, node => node.into_candidate(now)))
+                }),
+            }
+        }
+        if let State::Candidate(node) = &self.state {
+            match node.verdict() {
+                Verdict::Open => {}
+                Verdict::Lost => self.follow(now, self.core().term(), None),
+                Verdict::Won => self.transition(|state| match state {
+                    State::Candidate(node) => State::Leader(node.into_leader(now)),
+                    state => state,
+                }),
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        let core = self.core_mut();
+        if core.fetching.tick(now) {
+            core.stirred = true;
+        }
+        if let State::Leader(node) = &mut self.state {
+            if now < node.role.heartbeat_at {
+                return;
+            }
+            node.core.stirred = true;
+            if node.should_step_down(now) {
+                self.follow(now, self.core().term(), None);
+            } else {
+                node.broadcast_heartbeat(now);
+            }
+            return;
+        }
+        if now < self.next_tick() {
+            return;
+        }
+        // A replica whose disk does not answer could not keep a promise: it waits for the disk.
+        if self.core().is_disk_stalled(now, 1) {
+            let deadline = self.core_mut().draw_deadline(now);
+            match &mut self.state {
+                State::Follower(node) => node.role.deadline = deadline,
+                State::PreCandidate(node) => node.role.deadline = deadline,
+                State::Candidate(node) => node.role.deadline = deadline,
+                State::Leader(_) | State::Moving => unreachable!("leaders were handled above"),
+            }
+        } else {
+            self.campaign(now);
+        }
+    }
+
+    fn persisted(&mut self, now: Time, ticket: Ticket) {
+        let core = self.core_mut();
+        core.persistence.complete(ticket, &mut core.outbox);
+        match &mut self.state {
+            State::Leader(node) => node.advance_commit(),
+            State::Candidate(node) => {
+                node.count_own_vote();
+                self.count_votes(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn fetched(&mut self, now: Time, entries: Vec<Entry>) {
+        let core = self.core_mut();
+        match entries.first() {
+            None => core.fetching.abandon(now + core.options.heartbeat_interval),
+            Some(first) => {
+                if core.fetching.finish(first.index).is_some() {
+                    core.log.set_window(entries);
+                }
+            }
+        }
+    }
+
+    /// Asks the journal for entries that are needed next, if nothing else is being fetched.
+    fn take_fetch(&mut self) -> Option<Fetch> {
+        let core = self.core();
+        if !core.fetching.is_free() {
+            return None;
+        }
+        let applied = core.applied();
+        let apply = (core.is_apply_behind() && !core.log.is_cached(applied.next()))
+            .then_some((Need::Apply, applied.next()));
+        let chosen = match &self.state {
+            State::Leader(node) => {
+                core.fetching.choose(apply.into_iter().chain(node.fetch_needs()))
+            }
+            _ => core.fetching.choose(apply.into_iter()),
+        };
+        let commit = core.commit();
+        let core = self.core_mut();
+        let Some((need, from)) = chosen else {
+            core.log.drop_window();
+            return None;
+        };
+        let cached = core.log.cache_start().previous();
+        let limits = &core.options.limits;
+        let (to, bytes_max) = match need {
+            Need::Apply => (commit.min(cached), limits.apply_bytes_max),
+            Need::Follower(_) => (cached, limits.inflight_bytes_max),
+        };
+        let fetch = Fetch { from, to, bytes_max };
+        core.fetching.begin(need, fetch);
+        Some(fetch)
+    }
+
+    fn take_role_change(&mut self) -> Option<RoleChange> {
+        let current =
+            RoleChange { role: self.role(), term: self.core().term(), leader: self.leader() };
+        let core = self.core_mut();
+        if core.reported == current {
+            return None;
+        }
+        core.reported = current;
+        Some(current)
+    }
+
+    fn receive(&mut self, now: Time, from: ReplicaId, message: Message) {
+        let core = self.core_mut();
+        if from == core.id() || !core.voters.contains(from) || !message.is_well_formed() {
+            core.violations += 1;
+            return;
+        }
+        if core.options.suspect {
+            self.overhear(now, from, &message);
+            return;
+        }
+        let term = message.term();
+        if term > core.term() {
+            match message {
+                Message::RequestVote { .. } if self.is_content(now) => return,
+                // Neither asking nor being told what could be is a term that has begun.
+                Message::RequestVote { pre: true, .. } => {}
+                Message::Vote { pre: true, granted: true, .. } => {}
+                Message::Append { .. } | Message::Heartbeat { .. } => {
+                    self.follow(now, term, Some(from));
+                }
+                _ => self.follow(now, term, None),
+            }
+        } else if term < core.term() {
+            self.answer_late(from, &message);
+            return;
+        }
+        self.dispatch(now, from, message);
+    }
+
+    /// True if this replica knows that its term has a working leader, so that candidates are not
+    /// listened to: they would only disturb it.
+    fn is_content(&self, now: Time) -> bool {
+        self.core().options.check_quorum
+            && match &self.state {
+                State::Follower(node) => node.has_live_leader(now),
+                State::Leader(_) => true,
+                _ => false,
+            }
+    }
+
+    /// Answers a message of a term that is over with the present one, so that its sender, leader
+    /// or candidate, learns of it.
+    fn answer_late(&mut self, from: ReplicaId, message: &Message) {
+        let core = self.core_mut();
+        let term = core.term();
+        let reply = match *message {
+            Message::RequestVote { pre, .. } => Message::Vote { term, pre, granted: false },
+            Message::Append { prev, .. } => Message::AppendReply {
+                term,
+                outcome: AppendOutcome::Rejected {
+                    prev: prev.index,
+                    hint: Position::default(),
+                    first: Index(0),
+                },
+            },
+            Message::Heartbeat { round, .. } => {
+                Message::HeartbeatReply { term, round, matched: Index(0), received: Index(0) }
+            }
+            _ => return,
+        };
+        core.send(from, reply, Needs::HardState);
+    }
+
+    /// A message of this term, or a pre-vote for a later one.
+    fn dispatch(&mut self, now: Time, from: ReplicaId, message: Message) {
+        match message {
+            Message::RequestVote { term, pre, last } => {
+                let follows = self.leader().is_some();
+                let request = VoteRequest { term, pre, last };
+                if self.core_mut().answer_vote_request(from, request, follows) {
+                    self.voted(now);
+                }
+            }
+            Message::Vote { term, pre, granted } => {
+                match &mut self.state {
+                    State::PreCandidate(node) if pre => node.vote(from, term, granted),
+                    State::Candidate(node) if !pre => node.vote(from, granted),
+                    _ => {}
+                }
+                self.count_votes(now);
+            }
+            Message::Append { prev, commit, entries, .. } => {
+                if let Some(node) = self.follower_of(now, from) {
+                    node.append(now, from, Append { prev, commit, entries });
+                }
+            }
+            Message::Heartbeat { commit, round, .. } => {
+                if let Some(node) = self.follower_of(now, from) {
+                    node.heartbeat(now, from, commit, round);
+                }
+            }
+            Message::AppendReply { outcome, .. } => {
+                if let State::Leader(node) = &mut self.state {
+                    node.append_reply(now, from, outcome);
+                }
+            }
+            Message::HeartbeatReply { round, matched, received, .. } => {
+                if let State::Leader(node) = &mut self.state {
+                    node.heartbeat_reply(now, from, round, matched, received);
+                }
+            }
+        }
+    }
+
+    /// This replica has just given its vote: it waits a full timeout for the winner.
+    fn voted(&mut self, now: Time) {
+        if !matches!(self.state, State::Follower(_)) {
+            self.follow(now, self.core().term(), None);
+        }
+        let deadline = self.core_mut().draw_deadline(now);
+        if let State::Follower(node) = &mut self.state {
+            node.role.deadline = deadline;
+        }
+    }
+
+    /// The leader of this term speaks: whoever campaigned in it follows. `None` if this replica
+    /// leads the term itself, which no correct peer can contradict.
+    fn follower_of(&mut self, now: Time, leader: ReplicaId) -> Option<&mut Node<Follower>> {
+        match &self.state {
+            State::Leader(_) => self.core_mut().violations += 1,
+            State::Follower(_) => {}
+            _ => self.follow(now, self.core().term(), Some(leader)),
+        }
+        match &mut self.state {
+            State::Follower(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// A suspect only notes who leads.
+    fn overhear(&mut self, now: Time, from: ReplicaId, message: &Message) {
+        let term = message.term();
+        let leads = matches!(message, Message::Append { .. } | Message::Heartbeat { .. });
+        if leads
+            && (term > self.core().term()
+                || (term == self.core().term() && self.leader().is_none()))
+        {
+            self.follow(now, term, Some(from));
+        }
+    }
+}

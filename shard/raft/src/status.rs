@@ -1,0 +1,66 @@
+//! What an onlooker may know.
+
+use crate::types::{Index, Position, ReplicaId, Role, Term};
+
+/// A replica at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Whom it voted for in this term.
+    pub vote: Option<ReplicaId>,
+    /// The leader of this term, if known.
+    pub leader: Option<ReplicaId>,
+    /// Its last entry.
+    pub last: Position,
+    /// Highest index it knows to be committed.
+    pub commit: Index,
+    /// Highest index handed out for applying.
+    pub applied: Index,
+    /// Its log up to here, as it is now, is durable on its own disk.
+    pub persisted: Index,
+    /// Its log is compacted up to here.
+    pub base: Position,
+    /// It may have lost content of its journal and takes no part.
+    pub suspect: bool,
+    /// Bytes of entries held in memory.
+    pub cached_bytes: usize,
+    /// Messages dropped because no correct peer would have sent them.
+    pub violations: u64,
+    /// For a leader, its followers in id order; else empty.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// What a leader knows of a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStatus {
+    /// The follower.
+    pub id: ReplicaId,
+    /// Its log agrees with the leader's up to here, durably.
+    pub matched: Index,
+    /// The next entry to send.
+    pub next: Index,
+    /// How it is fed.
+    pub state: FollowerState,
+    /// Append messages in flight.
+    pub inflight_messages: usize,
+    /// Bytes of entries in flight.
+    pub inflight_bytes: usize,
+    /// Append messages sent to find where the logs agree, in this leader's term.
+    pub probes_sent: u64,
+}
+
+/// How a follower is fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowerState {
+    /// One append at a time, until the place where the logs agree is found.
+    Probe,
+    /// A pipeline of appends.
+    Replicate,
+    /// What it needs next is compacted away; only a snapshot could repair it.
+    NeedsSnapshot,
+}

@@ -1,0 +1,2 @@
+//! Loads, breaks and judges Flotilla.
+#![forbid(unsafe_code)]

@@ -136,11 +136,13 @@ impl Node<Leader> {
                     self.core.violations += 1;
                     return;
                 }
-                let agreed = agreement(&self.core, prev, hint, first);
-                if agreed < self.core.log.base().index {
-                    follower.lose(self.core.log.base().index);
+                let base = self.core.log.base().index;
+                if prev <= base {
+                    // Not even the oldest position that this leader can name.
+                    follower.lose(base);
                 } else {
-                    follower.probe_after(agreed, None);
+                    let agreed = agreement(&self.core, prev, hint, first);
+                    follower.probe_after(agreed.max(base), None);
                 }
             }
         }

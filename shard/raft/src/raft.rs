@@ -21,7 +21,7 @@ use crate::{
     progress::Progress,
     ready::{Fetch, Ready, RoleChange},
     status::Status,
-    types::{Entry, Index, Position, ReadId, ReplicaId, Role, Term, Ticket, Time},
+    types::{Entry, Index, Position, ReadId, ReplicaId, Role, Round, Term, Ticket, Time},
 };
 
 /// One replica of one Raft group: events in, effects out.
@@ -207,6 +207,26 @@ impl Raft {
             violations: core.violations,
             followers,
         }
+    }
+
+    /// The term; like the accessors below, cheap enough to ask every turn.
+    pub fn term(&self) -> Term {
+        self.core().term()
+    }
+
+    /// The last entry of the log.
+    pub fn last(&self) -> Position {
+        self.core().log.last()
+    }
+
+    /// The highest index known to be committed.
+    pub fn commit(&self) -> Index {
+        self.core().commit()
+    }
+
+    /// The log up to here, as it is now, is durable on this replica's disk.
+    pub fn persisted_index(&self) -> Index {
+        self.core().persisted()
     }
 
     /// The role of this replica.
@@ -446,9 +466,14 @@ impl Raft {
                     first: Index(0),
                 },
             },
-            Message::Heartbeat { round, .. } => {
-                Message::HeartbeatReply { term, round, matched: Index(0), received: Index(0) }
-            }
+            // Not the round that was asked: the old leader may lead this term by the time the
+            // answer arrives, and would take it for an answer to a round of this term.
+            Message::Heartbeat { .. } => Message::HeartbeatReply {
+                term,
+                round: Round(0),
+                matched: Index(0),
+                received: Index(0),
+            },
             _ => return,
         };
         core.send(from, reply, Needs::HardState);

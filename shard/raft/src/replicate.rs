@@ -22,13 +22,19 @@ impl Node<Leader> {
     /// Sends to every follower what it may have.
     pub(crate) fn replicate(&mut self, now: Time) {
         for follower in &mut self.role.followers {
-            let sent = match follower.feed() {
+            let base = self.core.log.base().index;
+            if follower.next() <= base && follower.feed() != Feed::NeedsSnapshot {
+                // Compacted away. The follower may have it from elsewhere: the base tells.
+                follower.probe_after(base, None);
+            }
+            match follower.feed() {
                 Feed::Probe { sent_at: None } => probe(&mut self.core, follower, now),
-                Feed::Replicate => pipeline(&mut self.core, follower),
-                Feed::Probe { .. } | Feed::NeedsSnapshot => continue,
-            };
-            if !sent && follower.feed() == Feed::Replicate {
-                tell_commit(&mut self.core, follower);
+                Feed::Replicate => {
+                    if !pipeline(&mut self.core, follower) {
+                        tell_commit(&mut self.core, follower);
+                    }
+                }
+                Feed::Probe { .. } | Feed::NeedsSnapshot => {}
             }
         }
     }
@@ -51,17 +57,13 @@ impl Node<Leader> {
 }
 
 /// Asks whether the logs agree just before the follower's next entry.
-fn probe(core: &mut Core, follower: &mut Progress, now: Time) -> bool {
-    let Some(prev) = position_before(core, follower.next()) else {
-        follower.lose(core.log.base().index);
-        return false;
-    };
+fn probe(core: &mut Core, follower: &mut Progress, now: Time) {
+    let prev = position_before(core, follower.next());
     let last = core.log.last().index;
     let entries_max = core.options.limits.message_entries_max;
     let entries = core.log.read(follower.next(), last, entries_max, PROBE_BYTES_MAX, false);
     follower.probed(now);
     send_append(core, follower, prev, entries);
-    true
 }
 
 /// Sends everything that the follower's window has room for. True if anything was sent.
@@ -74,10 +76,7 @@ fn pipeline(core: &mut Core, follower: &mut Progress) -> bool {
         else {
             break;
         };
-        let Some(prev) = position_before(core, follower.next()) else {
-            follower.lose(core.log.base().index);
-            break;
-        };
+        let prev = position_before(core, follower.next());
         // With something in flight, an entry that does not fit waits for the window to open.
         let oversize = follower.inflight_messages() == 0 || window >= limits.message_bytes_max;
         let bytes_max = limits.message_bytes_max.min(window);
@@ -109,8 +108,9 @@ fn tell_commit(core: &mut Core, follower: &mut Progress) {
     }
 }
 
-/// Position of the entry before `next`; `None` if it is compacted away.
-fn position_before(core: &Core, next: Index) -> Option<Position> {
+/// Position of the entry before `next`.
+fn position_before(core: &Core, next: Index) -> Position {
     let index = next.previous();
-    core.log.term_at(index).map(|term| Position { index, term })
+    let term = core.log.term_at(index).expect("followers below the base were moved up to it");
+    Position { index, term }
 }

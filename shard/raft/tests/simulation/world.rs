@@ -1,0 +1,648 @@
+//! The clock, the network and the faults.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use flotilla_raft::{
+    Event, Fetch, Index, Limits, Message, Options, ProposeError, Raft, ReadError, ReplicaId, Role,
+    Ticket, Time,
+};
+
+use crate::{
+    checks::Observer,
+    machine::{Machine, replace_suffix},
+};
+
+const MS: u64 = 1_000_000;
+const ELECTION_TIMEOUT_MS: u64 = 100;
+const HEARTBEAT_MS: u64 = 20;
+/// How long the faults last, and how long the group then has to come to rest.
+const STORM_MS: u64 = 6_000;
+const CALM_MS: u64 = 3_000;
+
+pub struct Setup {
+    pub seed: u64,
+    pub voters: u64,
+}
+
+macro_rules! counts {
+    ($($name:ident),* $(,)?) => {
+        /// What happened in a run.
+        #[derive(Default, Debug, Clone)]
+        pub struct Counts { $(pub $name: u64),* }
+
+        impl Counts {
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// A simulation in which nothing goes wrong, or nothing goes on, proves nothing.
+            pub fn assert_meaningful(&self) {
+                $(assert!(self.$name > 0, "no {} in any run", stringify!($name));)*
+            }
+        }
+    };
+}
+
+counts!(
+    turns,
+    messages,
+    lost,
+    repeated,
+    cut_by_partition,
+    partitions,
+    pauses,
+    crashes,
+    writes_lost,
+    slow_disks,
+    elections,
+    proposals,
+    proposals_refused,
+    proposals_applied,
+    reads,
+    reads_confirmed,
+    reads_refused,
+    fetches,
+    fetches_failed,
+    compactions,
+    truncations,
+    entries_committed,
+    unreachable,
+);
+
+enum Happening {
+    Deliver { to: usize, from: ReplicaId, bytes: Bytes },
+    Durable { at: usize, life: u64, ticket: Ticket },
+    Fetched { at: usize, life: u64, fetch: Fetch },
+    Turn { at: usize, life: u64 },
+    Restart { at: usize },
+    Client,
+    Fault,
+}
+
+pub struct World {
+    voters: u64,
+    state: u64,
+    now: u64,
+    sequence: u64,
+    agenda: BTreeMap<(u64, u64), Happening>,
+    machines: Vec<Machine>,
+    observer: Observer,
+    counts: Counts,
+    /// Links that are cut: from, to.
+    cut: Vec<(usize, usize)>,
+    storm: bool,
+    loss_percent: u64,
+    delay_max: u64,
+    payloads: u64,
+    trace: u64,
+    check_quorum: bool,
+    pre_vote: bool,
+}
+
+impl World {
+    pub fn new(setup: Setup) -> Self {
+        let mut world = Self {
+            voters: setup.voters,
+            state: setup.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ setup.voters,
+            now: 0,
+            sequence: 0,
+            agenda: BTreeMap::new(),
+            machines: (1..=setup.voters).map(|id| Machine::new(ReplicaId(id))).collect(),
+            observer: Observer::default(),
+            counts: Counts::default(),
+            cut: Vec::new(),
+            storm: true,
+            loss_percent: 0,
+            delay_max: 0,
+            payloads: 0,
+            trace: 0xcbf2_9ce4_8422_2325,
+            check_quorum: true,
+            pre_vote: true,
+        };
+        // Most runs use the defaults of the engine; some do without one or both refinements,
+        // which must not be what safety rests on.
+        world.pre_vote = world.below(4) > 0;
+        world.check_quorum = world.below(4) > 0;
+        world.loss_percent = world.below(20);
+        world.delay_max = [2, 10, 60][world.below(3) as usize] * MS;
+        for at in 0..world.machines.len() {
+            world.machines[at].disk_delay_max = 3 * MS;
+            world.start(at);
+        }
+        world.later(0, Happening::Client);
+        world.later(200 * MS, Happening::Fault);
+        world
+    }
+
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.counts.clone();
+        counts.entries_committed = self.observer.commit().0;
+        counts
+    }
+
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn later(&mut self, delay: u64, happening: Happening) {
+        self.sequence += 1;
+        self.agenda.insert((self.now + delay, self.sequence), happening);
+    }
+
+    fn note(&mut self, what: impl std::hash::Hash) {
+        use std::hash::Hasher;
+        struct Fnv(u64);
+        impl Hasher for Fnv {
+            fn finish(&self) -> u64 {
+                self.0
+            }
+            fn write(&mut self, bytes: &[u8]) {
+                for byte in bytes {
+                    self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+                }
+            }
+        }
+        let mut hasher = Fnv(self.trace);
+        what.hash(&mut hasher);
+        self.trace = hasher.finish();
+    }
+
+    pub fn run(&mut self) {
+        while self.now < STORM_MS * MS {
+            self.advance();
+        }
+        self.heal();
+        let end = self.now + CALM_MS * MS;
+        while self.now < end {
+            self.advance();
+        }
+        self.check_rest();
+    }
+
+    /// Does the next thing on the agenda or the next tick, whichever is first.
+    fn advance(&mut self) {
+        let tick = (0..self.machines.len())
+            .filter_map(|at| {
+                let machine = &self.machines[at];
+                let due = machine.raft.as_ref()?.next_tick().0;
+                Some((due.max(machine.paused_until).max(self.now), at))
+            })
+            .min();
+        let next = self.agenda.keys().next().copied();
+        match (tick, next) {
+            (Some((due, at)), next) if next.is_none_or(|(time, _)| due <= time) => {
+                self.now = due;
+                self.step(at, Event::Tick);
+            }
+            (_, Some(key)) => {
+                self.now = self.now.max(key.0);
+                let happening = self.agenda.remove(&key).expect("just seen");
+                self.happen(happening);
+            }
+            (_, None) => unreachable!("the client always has something to do"),
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Deliver { to, from, bytes } => {
+                if self.postpone(to) {
+                    return self.later(MS, Happening::Deliver { to, from, bytes });
+                }
+                if self.machines[to].raft.is_some() {
+                    let message = Message::decode(bytes).expect("messages are not damaged here");
+                    self.step(to, Event::Receive { from, message });
+                }
+            }
+            Happening::Durable { at, life, ticket } => {
+                if self.machines[at].life != life {
+                    return;
+                }
+                if self.postpone(at) {
+                    return self.later(MS, Happening::Durable { at, life, ticket });
+                }
+                let machine = &mut self.machines[at];
+                let mut done = Vec::new();
+                while machine.writes.front().is_some_and(|write| write.ticket <= ticket) {
+                    let write = machine.writes.pop_front().expect("just seen");
+                    machine.disk.write(&write);
+                    done.push(write.ticket);
+                }
+                // The journal may report several writes by the last ticket alone.
+                if self.below(2) == 0 {
+                    done.drain(..done.len().saturating_sub(1));
+                }
+                for ticket in done {
+                    self.step(at, Event::Persisted(ticket));
+                }
+            }
+            Happening::Fetched { at, life, fetch } => {
+                if self.machines[at].life != life {
+                    return;
+                }
+                self.machines[at].fetching = false;
+                if self.storm && self.below(20) == 0 {
+                    self.counts.fetches_failed += 1;
+                    return self.step(at, Event::FetchFailed { from: fetch.from });
+                }
+                if fetch.from <= self.machines[at].disk.base {
+                    return self.step(at, Event::FetchFailed { from: fetch.from });
+                }
+                let entries = self.machines[at].disk.read(fetch);
+                self.step(at, Event::Fetched { entries });
+            }
+            Happening::Turn { at, life } => {
+                if self.machines[at].life == life {
+                    self.machines[at].turn_due = false;
+                    self.turn(at);
+                }
+            }
+            Happening::Restart { at } => {
+                if self.machines[at].raft.is_none() {
+                    self.start(at);
+                }
+            }
+            Happening::Client => self.client(),
+            Happening::Fault => self.fault(),
+        }
+    }
+
+    fn postpone(&self, at: usize) -> bool {
+        self.machines[at].paused_until > self.now
+    }
+
+    fn start(&mut self, at: usize) {
+        let seed = self.below(u64::MAX);
+        let voters = (1..=self.voters).map(ReplicaId).collect();
+        let (pre_vote, check_quorum) = (self.pre_vote, self.check_quorum);
+        let machine = &mut self.machines[at];
+        let restored = machine.disk.restored();
+        machine.log = machine.disk.entries.clone();
+        machine.applied = restored.applied;
+        machine.commit = restored.applied;
+        let options = Options {
+            id: machine.id,
+            voters,
+            election_timeout: Duration::from_millis(ELECTION_TIMEOUT_MS),
+            heartbeat_interval: Duration::from_millis(HEARTBEAT_MS),
+            seed,
+            suspect: false,
+            pre_vote,
+            check_quorum,
+            limits: limits(),
+        };
+        machine.raft = Some(Raft::new(options, restored, Time(self.now)));
+    }
+
+    fn step(&mut self, at: usize, event: Event) {
+        let now = Time(self.now);
+        let Some(raft) = &mut self.machines[at].raft else { return };
+        raft.step(now, event);
+        self.stirred(at);
+    }
+
+    /// A turn follows, at once or after a few more events.
+    fn stirred(&mut self, at: usize) {
+        match self.below(4) {
+            0 => {
+                if !self.machines[at].turn_due {
+                    self.machines[at].turn_due = true;
+                    let (life, delay) = (self.machines[at].life, self.below(MS));
+                    self.later(delay, Happening::Turn { at, life });
+                }
+            }
+            _ => self.turn(at),
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        loop {
+            let Some(raft) = &mut self.machines[at].raft else { return };
+            let ready = raft.ready(Time(self.now));
+            let status = raft.status();
+            self.counts.turns += 1;
+            self.note((at, self.now, status.term.0, status.last.index.0, status.commit.0));
+            let life = self.machines[at].life;
+            if let Some(persist) = ready.persist {
+                if let Some(first) = persist.entries.first()
+                    && first.index.0 as usize <= self.machines[at].log.len()
+                {
+                    assert_ne!(status.role, Role::Leader, "a leader overwrote its log");
+                    self.counts.truncations += 1;
+                }
+                replace_suffix(&mut self.machines[at].log, &persist.entries);
+                self.observer.wrote(&self.machines[at], &persist.entries);
+                let delay = self.below(self.machines[at].disk_delay_max) + 1;
+                let machine = &mut self.machines[at];
+                machine.disk_free_at = machine.disk_free_at.max(self.now) + delay;
+                let (due, ticket) = (machine.disk_free_at - self.now, persist.ticket);
+                machine.writes.push_back(persist);
+                self.later(due, Happening::Durable { at, life, ticket });
+            }
+            self.observer.turned(at, &self.machines, &status);
+            self.machines[at].commit = status.commit;
+            for envelope in ready.messages {
+                self.observer.sent(&self.machines[at], envelope.to, &envelope.message);
+                self.transmit(at, envelope.to, &envelope.message);
+            }
+            for entry in ready.apply {
+                let machine = &mut self.machines[at];
+                assert_eq!(entry.index, machine.applied.next(), "apply leaves a gap");
+                assert_eq!(entry, self.observer.committed[entry.index.0 as usize - 1]);
+                machine.applied = entry.index;
+                if let Some((position, payload)) = machine.proposals.remove(&entry.index.0)
+                    && position == entry.position()
+                {
+                    assert_eq!(&entry.payload[..8], payload.to_le_bytes());
+                    self.counts.proposals_applied += 1;
+                }
+            }
+            for outcome in ready.reads {
+                let machine = &mut self.machines[at];
+                let floor = machine.reads.remove(&outcome.id).expect("an answer nobody asked for");
+                match outcome.result {
+                    Ok(index) => {
+                        self.observer.read(&self.machines[at], outcome.id.0, floor, index);
+                        self.counts.reads_confirmed += 1;
+                    }
+                    Err(_) => self.counts.reads_refused += 1,
+                }
+            }
+            if let Some(fetch) = ready.fetch {
+                assert!(!self.machines[at].fetching, "two fetches at a time");
+                assert!(fetch.to <= status.persisted, "fetching what may not be in the journal");
+                self.machines[at].fetching = true;
+                self.counts.fetches += 1;
+                let delay = self.below(5 * MS);
+                self.later(delay, Happening::Fetched { at, life, fetch });
+            }
+            if ready.role_changed.is_some_and(|change| change.role == Role::Leader) {
+                self.counts.elections += 1;
+            }
+            if !ready.more {
+                return;
+            }
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: ReplicaId, message: &Message) {
+        self.counts.messages += 1;
+        let to = to.0 as usize - 1;
+        if self.cut.contains(&(from, to)) {
+            self.counts.cut_by_partition += 1;
+            if self.below(50) == 0 {
+                self.counts.unreachable += 1;
+                let id = self.machines[to].id;
+                if let Some(raft) = &mut self.machines[from].raft {
+                    raft.step(Time(self.now), Event::Unreachable(id));
+                }
+            }
+            return;
+        }
+        if self.below(100) < self.loss_percent {
+            self.counts.lost += 1;
+            return;
+        }
+        let mut buffer = BytesMut::new();
+        message.encode(&mut buffer);
+        let bytes = buffer.freeze();
+        let copies = if self.storm && self.below(20) == 0 { 2 } else { 1 };
+        self.counts.repeated += copies - 1;
+        for _ in 0..copies {
+            let mut delay = self.below(self.delay_max) + MS / 10;
+            if self.storm && self.below(100) == 0 {
+                delay += self.below(500 * MS);
+            }
+            let from = self.machines[from].id;
+            self.later(delay, Happening::Deliver { to, from, bytes: bytes.clone() });
+        }
+    }
+
+    /// Proposes and reads at every replica that takes it: several may believe that they lead.
+    fn client(&mut self) {
+        for at in 0..self.machines.len() {
+            if self.postpone(at) {
+                continue;
+            }
+            for _ in 0..self.below(4) {
+                self.propose(at);
+            }
+            for _ in 0..self.below(3) {
+                self.read(at);
+            }
+        }
+        let delay = self.below(10 * MS);
+        self.later(delay, Happening::Client);
+    }
+
+    fn propose(&mut self, at: usize) {
+        self.payloads += 1;
+        let number = self.payloads;
+        let mut payload = number.to_le_bytes().to_vec();
+        payload.resize(8 + self.below(60) as usize, 0);
+        let Some(raft) = &mut self.machines[at].raft else { return };
+        match raft.propose(Time(self.now), payload.into()) {
+            Ok(position) => {
+                self.counts.proposals += 1;
+                self.machines[at].proposals.insert(position.index.0, (position, number));
+                self.stirred(at);
+            }
+            Err(ProposeError::Busy) => self.counts.proposals_refused += 1,
+            Err(ProposeError::NotLeader { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn read(&mut self, at: usize) {
+        let floor = self.observer.commit();
+        let Some(raft) = &mut self.machines[at].raft else { return };
+        match raft.read(Time(self.now)) {
+            Ok(id) => {
+                self.counts.reads += 1;
+                let before = self.machines[at].reads.insert(id, floor);
+                assert!(before.is_none(), "a read id was used twice");
+                self.stirred(at);
+            }
+            Err(ReadError::NotLeader { .. } | ReadError::Busy) => {}
+        }
+    }
+
+    fn fault(&mut self) {
+        if !self.storm {
+            return;
+        }
+        let count = self.machines.len() as u64;
+        let at = self.below(count) as usize;
+        match self.below(10) {
+            0 | 1 => self.crash(at),
+            2 => {
+                // All at once: power loss.
+                if self.below(4) == 0 {
+                    (0..count as usize).for_each(|at| self.crash(at));
+                }
+            }
+            3 | 4 => {
+                self.counts.partitions += 1;
+                self.cut.clear();
+                let split: Vec<bool> = (0..count).map(|_| self.below(2) == 0).collect();
+                let one_way = self.below(3) == 0;
+                for from in 0..count as usize {
+                    for to in 0..count as usize {
+                        if split[from] != split[to] && !(one_way && split[from]) {
+                            self.cut.push((from, to));
+                        }
+                    }
+                }
+            }
+            5 | 6 => self.cut.clear(),
+            7 => {
+                self.counts.pauses += 1;
+                self.machines[at].paused_until = self.now + self.below(400 * MS);
+            }
+            8 => {
+                self.counts.slow_disks += 1;
+                let slowest = [3, 30, 500][self.below(3) as usize] * MS;
+                self.machines[at].disk_delay_max = slowest;
+            }
+            _ => self.compact(at),
+        }
+        let delay = self.below(150 * MS);
+        self.later(delay, Happening::Fault);
+    }
+
+    /// Loses everything that is not durable, except for a random number of writes that had
+    /// reached the disk without being reported.
+    fn crash(&mut self, at: usize) {
+        if self.machines[at].raft.take().is_none() {
+            return;
+        }
+        self.counts.crashes += 1;
+        let pending = self.machines[at].writes.len() as u64;
+        let reached = self.below(pending + 1);
+        let machine = &mut self.machines[at];
+        for write in machine.writes.drain(..).take(reached as usize) {
+            machine.disk.write(&write);
+        }
+        self.counts.writes_lost += pending - reached;
+        machine.life += 1;
+        machine.disk_free_at = 0;
+        machine.turn_due = false;
+        machine.fetching = false;
+        machine.reads.clear();
+        machine.proposals.clear();
+        let delay = self.below(300 * MS);
+        self.later(delay, Happening::Restart { at });
+    }
+
+    /// Takes a checkpoint and compacts, but only what every disk holds: there are no snapshots
+    /// here to help a replica that needs more.
+    fn compact(&mut self, at: usize) {
+        let committed = &self.observer.committed;
+        let everywhere = self
+            .machines
+            .iter()
+            .map(|machine| committed.iter().take_while(|entry| machine.disk.holds(entry)).count())
+            .min()
+            .expect("a group has machines");
+        let machine = &mut self.machines[at];
+        let Some(raft) = &mut machine.raft else { return };
+        let checkpoint = machine.applied.min(raft.status().persisted);
+        // Only what is on disk now, so that a crash cannot leave the checkpoint ahead of the log.
+        if checkpoint.0 as usize > machine.disk.entries.len() {
+            return;
+        }
+        machine.disk.checkpoint = machine.disk.checkpoint.max(checkpoint);
+        let to = Index(everywhere as u64).min(machine.disk.checkpoint);
+        if to <= machine.disk.base || self.machines[at].fetching {
+            return;
+        }
+        let back = self.below(5);
+        let to = Index(to.0.saturating_sub(back)).max(self.machines[at].disk.base);
+        self.machines[at].disk.base = to;
+        self.counts.compactions += 1;
+        self.step(at, Event::Compact(to));
+    }
+
+    fn heal(&mut self) {
+        self.storm = false;
+        self.cut.clear();
+        self.loss_percent = 0;
+        self.delay_max = 2 * MS;
+        for at in 0..self.machines.len() {
+            self.machines[at].paused_until = 0;
+            self.machines[at].disk_delay_max = 2 * MS;
+            self.machines[at].disk_free_at = self.now;
+            if let Some(write) = self.machines[at].writes.back() {
+                let (life, ticket) = (self.machines[at].life, write.ticket);
+                self.later(MS, Happening::Durable { at, life, ticket });
+            }
+            if self.machines[at].raft.is_none() {
+                self.start(at);
+            }
+        }
+    }
+
+    /// After the faults: one leader, work goes on, and everybody has everything.
+    fn check_rest(&mut self) {
+        let leader = self.leader().expect("no leader after the faults healed");
+        let before = self.counts.proposals_applied;
+        let end = self.now + 500 * MS;
+        while self.now < end {
+            self.advance();
+        }
+        assert!(self.counts.proposals_applied > before, "no progress after the faults healed");
+        assert_eq!(self.leader(), Some(leader), "the leader of a healthy group changed");
+        // Let everything in flight land, without new work.
+        self.agenda.retain(|_, happening| !matches!(happening, Happening::Client));
+        let end = self.now + 500 * MS;
+        self.later(500 * MS, Happening::Fault);
+        while self.now < end {
+            self.advance();
+        }
+        let commit = self.observer.commit();
+        let statuses: Vec<_> = self
+            .machines
+            .iter()
+            .filter_map(|machine| Some(machine.raft.as_ref()?.status()))
+            .collect();
+        for machine in &self.machines {
+            assert_eq!(machine.applied, commit, "{} is behind: {statuses:#?}", machine.id);
+            assert_eq!(machine.log, self.observer.committed, "replica {} differs", machine.id);
+            assert!(machine.reads.is_empty(), "a read was neither confirmed nor refused");
+            assert!(machine.writes.is_empty());
+        }
+    }
+
+    fn leader(&self) -> Option<ReplicaId> {
+        let mut leading = self.machines.iter().filter(|machine| {
+            machine.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader)
+        });
+        let leader = leading.next().map(|machine| machine.id);
+        assert!(leading.next().is_none(), "two replicas lead at rest");
+        leader
+    }
+}
+
+/// Small limits, so that all of them are reached.
+fn limits() -> Limits {
+    Limits {
+        entry_bytes_max: 1024,
+        message_bytes_max: 400,
+        message_entries_max: 5,
+        inflight_bytes_max: 1000,
+        inflight_messages_max: 4,
+        uncommitted_bytes_max: 3000,
+        cache_bytes_max: 800,
+        apply_bytes_max: 500,
+        reads_pending_max: 20,
+    }
+}

@@ -1,0 +1,339 @@
+//! One request on its way: sent, judged, and sent again while that is certainly harmless.
+//!
+//! Sent again is only what was certainly not proposed, and reads. A write whose answer was lost
+//! ends at once as "maybe committed": a second, late application of even a plain put would undo
+//! what others wrote in between, and no history with that is linearizable.
+//!
+//! No request has a timer of its own: lanes answer at the deadline, overdue forwards are swept, and
+//! only the rare pause before another attempt arms one, on the shards' runtime, so that a caller
+//! needs none.
+//!
+//! Invariants:
+//!
+//! * The first attempt is made by the call that starts the request, the others when it is polled.
+//! * A request ends once; from then on its sequence counts as finished.
+//!
+//! What is absent: whom to ask (see [`crate::route`]).
+
+use crate::error::RouteError;
+use crate::metrics::{Cause, Kind, Outcome};
+use crate::route::{Aim, Inner, Prepared, Terms, Tries};
+use crate::session::Ticket;
+use flotilla_shard::{
+    Answer, CommandFailure, GroupId, NodeId, Operation, Origin, Refusal, WriteOutcome,
+};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+pub(crate) type ReplyReceiver = oneshot::Receiver<Result<Answer, Refusal>>;
+
+/// Attempts that follow a hint or a new descriptor without a pause; then there is one, since the
+/// nodes may be sending the request in a circle.
+const FOLLOWS_MAX: u32 = 3;
+
+/// The future of an operation's answer. Dropping it does not undo what was sent.
+#[must_use = "later attempts are made, and the answer is given, only when it is awaited"]
+pub struct Pending {
+    inner: Arc<Inner>,
+    operation: Operation,
+    terms: Terms,
+    /// Holds a write's sequence as unfinished.
+    ticket: Option<Ticket>,
+    tries: Tries,
+    state: State,
+}
+
+enum State {
+    /// An attempt is to be made now.
+    Due,
+    /// `node` was asked.
+    Asked { node: NodeId, group: GroupId, forward: Option<u64>, reply: ReplyReceiver },
+    /// Waiting before the next attempt.
+    Pausing(oneshot::Receiver<()>),
+    /// There will be no further attempt.
+    Failed(RouteError),
+    /// The answer was given.
+    Ended,
+}
+
+impl Pending {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        operation: Operation,
+        deadline: Instant,
+        now: Instant,
+    ) -> Pending {
+        let ticket = operation.is_write().then(|| inner.sessions.begin());
+        let origin = ticket.as_ref().map_or_else(Origin::default, Ticket::origin);
+        let terms = Terms { kind: Kind::of(&operation), origin, entered: now, deadline };
+        Pending { inner, operation, terms, ticket, tries: Tries::default(), state: State::Due }
+    }
+
+    /// Makes the next attempt and hands it over.
+    pub(crate) fn advance(&mut self) {
+        match self.prepare() {
+            Some(Prepared::Local(request)) => self.inner.lanes.submit(request),
+            Some(Prepared::Remote { node, id, message }) => {
+                let report = self.inner.transport.send(node, vec![message]);
+                if !report.refused_requests.is_empty() {
+                    self.refused(node, id);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Makes the next attempt; the caller hands it over. `None`: there is nothing to hand over.
+    pub(crate) fn prepare(&mut self) -> Option<Prepared> {
+        let first = self.tries.cause.is_none();
+        let now = if first { self.terms.entered } else { Instant::now() };
+        if now >= self.terms.deadline {
+            self.state = State::Failed(self.out_of_time());
+            return None;
+        }
+        match self.inner.aim(&self.operation, &mut self.tries) {
+            Aim::At { node, group, epoch, permit } => {
+                let to = (node, group, epoch, permit);
+                let (prepared, reply) = self.inner.prepare(self.operation.clone(), &self.terms, to);
+                let forward = match &prepared {
+                    Prepared::Local(_) => None,
+                    Prepared::Remote { id, .. } => Some(*id),
+                };
+                self.state = State::Asked { node, group, forward, reply };
+                Some(prepared)
+            }
+            Aim::Nobody(cause) => {
+                self.pause(cause);
+                None
+            }
+            Aim::Never(error) => {
+                self.state = State::Failed(error);
+                None
+            }
+        }
+    }
+
+    /// True if the present attempt is the forward `id`.
+    pub(crate) fn is_forward(&self, id: u64) -> bool {
+        matches!(self.state, State::Asked { forward: Some(forward), .. } if forward == id)
+    }
+
+    /// The transport did not take the forward `id` to `node`.
+    pub(crate) fn refused(&mut self, node: NodeId, id: u64) {
+        self.inner.forwards.retract(id);
+        if let Some(group) = self.tries.group {
+            self.inner.hints.forget(group, node);
+        }
+        self.tries.avoid = Some(node);
+        self.pause(Cause::Refused);
+    }
+
+    /// Tries again at once, if that has not been done too often.
+    fn follow(&mut self, cause: Cause) {
+        if self.tries.follows >= FOLLOWS_MAX || Instant::now() >= self.terms.deadline {
+            return self.pause(cause);
+        }
+        self.inner.metrics.retried(cause);
+        self.tries.cause = Some(cause);
+        self.tries.follows += 1;
+        self.state = State::Due;
+    }
+
+    /// Tries again after a pause, if there is time.
+    fn pause(&mut self, cause: Cause) {
+        self.tries.cause = Some(cause);
+        let left = self.terms.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.state = State::Failed(self.out_of_time());
+            return;
+        }
+        self.inner.metrics.retried(cause);
+        let pause = self.pause_length().min(left);
+        self.tries.attempt += 1;
+        self.tries.follows = 0;
+        let (wake, woken) = oneshot::channel();
+        self.inner.lanes.handle().spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = wake.send(());
+        });
+        self.state = State::Pausing(woken);
+    }
+
+    fn pause_length(&self) -> Duration {
+        let options = &self.inner.options;
+        let doubled = options.backoff_min.saturating_mul(1 << self.tries.attempt.min(16));
+        doubled.min(options.backoff_max).mul_f64(rand::random_range(0.5..1.5))
+    }
+
+    /// What to say when the deadline passed between attempts: nothing was proposed.
+    fn out_of_time(&self) -> RouteError {
+        match self.tries.cause {
+            Some(
+                Cause::NotLeader
+                | Cause::NoLeader
+                | Cause::NoRoute
+                | Cause::GroupNotFound
+                | Cause::Refused
+                | Cause::Suspect
+                | Cause::Stopping,
+            ) => RouteError::NoLeader { group: self.tries.group },
+            Some(Cause::Epoch | Cause::OutOfRange | Cause::LostRead | Cause::TimedOut) | None => {
+                RouteError::Timeout { maybe_committed: false }
+            }
+        }
+    }
+
+    /// Takes an answer, or decides what its absence means. `Some`: it ends the request.
+    fn judge(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        result: Result<Answer, Refusal>,
+    ) -> Option<Answer> {
+        let refusal = match result {
+            // Committed, and changed nothing on any replica: the shard was split meanwhile.
+            Ok(Answer::Written(WriteOutcome::Failed(CommandFailure::OutOfRange))) => {
+                self.inner.refresh();
+                self.pause(Cause::OutOfRange);
+                return None;
+            }
+            Ok(answer) => return Some(answer),
+            Err(refusal) => refusal,
+        };
+        if let Some(error) = RouteError::of_final(&refusal) {
+            self.state = State::Failed(error);
+            return None;
+        }
+        match refusal {
+            Refusal::NotLeader { leader } => self.not_leader(node, group, leader),
+            Refusal::EpochMismatch { descriptors } => self.learned(descriptors, Cause::Epoch),
+            Refusal::OutOfRange { descriptor } => {
+                self.learned(vec![descriptor], Cause::OutOfRange);
+            }
+            Refusal::GroupNotFound => {
+                self.inner.refresh();
+                self.elsewhere(node, group, Cause::GroupNotFound);
+            }
+            Refusal::Suspect => self.elsewhere(node, group, Cause::Suspect),
+            Refusal::Shutdown if node == self.inner.options.node => {
+                self.state = State::Failed(RouteError::Shutdown);
+            }
+            Refusal::Shutdown => self.elsewhere(node, group, Cause::Stopping),
+            Refusal::Timeout { maybe_committed: true } if self.operation.is_write() => {
+                self.state = State::Failed(RouteError::Timeout { maybe_committed: true });
+            }
+            Refusal::Timeout { maybe_committed: true } => {
+                self.elsewhere(node, group, Cause::LostRead);
+            }
+            Refusal::Timeout { maybe_committed: false } => self.pause(Cause::TimedOut),
+            Refusal::Busy { .. }
+            | Refusal::TooLarge { .. }
+            | Refusal::Storage(_)
+            | Refusal::Corrupt(_) => unreachable!("ended the request above"),
+        }
+        None
+    }
+
+    /// The answer will not come, and nobody says why: the other end was dropped.
+    fn lost(&mut self, node: NodeId, group: GroupId) {
+        if self.operation.is_write() {
+            self.state = State::Failed(RouteError::Timeout { maybe_committed: true });
+        } else if self.inner.closed.load(Ordering::Acquire) {
+            self.state = State::Failed(RouteError::Shutdown);
+        } else {
+            self.elsewhere(node, group, Cause::LostRead);
+        }
+    }
+
+    fn not_leader(&mut self, node: NodeId, group: GroupId, leader: Option<NodeId>) {
+        self.inner.hints.forget(group, node);
+        self.tries.avoid = Some(node);
+        let Some(leader) = leader.filter(|leader| *leader != node) else {
+            return self.pause(Cause::NotLeader);
+        };
+        self.inner.hints.learn(group, leader);
+        let reachable =
+            leader == self.inner.options.node || self.inner.transport.is_connected(leader);
+        if reachable {
+            self.tries.next = Some(leader);
+            self.follow(Cause::NotLeader);
+        } else {
+            self.pause(Cause::NotLeader);
+        }
+    }
+
+    fn elsewhere(&mut self, node: NodeId, group: GroupId, cause: Cause) {
+        self.inner.hints.forget(group, node);
+        self.tries.avoid = Some(node);
+        self.pause(cause);
+    }
+
+    fn learned(&mut self, descriptors: Vec<flotilla_shard::Descriptor>, cause: Cause) {
+        // Nothing new: the asked replica is behind this map, and needs time.
+        if self.inner.learn(descriptors) { self.follow(cause) } else { self.pause(cause) }
+    }
+
+    fn end(&mut self, result: Result<Answer, RouteError>) -> Poll<Result<Answer, RouteError>> {
+        self.state = State::Ended;
+        self.ticket = None;
+        let took = self.terms.entered.elapsed();
+        self.inner.metrics.ended(self.terms.kind, Outcome::of(&result), took);
+        Poll::Ready(result)
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Answer, RouteError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Due => this.advance(),
+                State::Asked { node, group, reply, .. } => {
+                    let (node, group) = (*node, *group);
+                    match Pin::new(reply).poll(context) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(result)) => {
+                            if let Some(answer) = this.judge(node, group, result) {
+                                return this.end(Ok(answer));
+                            }
+                        }
+                        Poll::Ready(Err(_)) => this.lost(node, group),
+                    }
+                }
+                State::Pausing(woken) => match Pin::new(woken).poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => this.state = State::Due,
+                    // The runtime of the timers has stopped.
+                    Poll::Ready(Err(_)) => this.state = State::Failed(RouteError::Shutdown),
+                },
+                State::Failed(error) => {
+                    let error = error.clone();
+                    return this.end(Err(error));
+                }
+                State::Ended => panic!("a request was polled after it had ended"),
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !matches!(self.state, State::Ended) {
+            let took = self.terms.entered.elapsed();
+            self.inner.metrics.ended(self.terms.kind, Outcome::Abandoned, took);
+        }
+    }
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending").field("tries", &self.tries).finish_non_exhaustive()
+    }
+}

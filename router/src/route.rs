@@ -1,0 +1,410 @@
+//! Where a request goes next: the shard of its keys, and the replica to ask.
+//!
+//! The replica on this node knows best who leads; then what other nodes said; then any other
+//! replica may be asked, one after another. A node that just failed is not the next one asked.
+//!
+//! Invariants:
+//!
+//! * With the leader on this node and the map settled, finding the way takes no lock and no
+//!   allocation beyond the reply channel.
+//! * What shards say about themselves enters the map; nothing else does.
+//!
+//! What is absent: waiting and trying again (see [`crate::pending`]).
+
+use crate::error::RouteError;
+use crate::forward::Forwards;
+use crate::leaders::LeaderHints;
+use crate::map::{Piece, RangeMap};
+use crate::metrics::{Cause, Kind, RouterMetrics};
+use crate::peer::{ForwardedRequest, Inbound, PeerMessage, Transport};
+use crate::pending::{Pending, ReplyReceiver};
+use crate::session::Sessions;
+use crate::shards::LocalShards;
+use crate::sink::Sink;
+use arc_swap::ArcSwap;
+use flotilla_shard::{
+    Budget, Descriptor, Epoch, GroupId, NodeId, Operation, Origin, Permit, Reply, Request, Write,
+};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+/// What a request costs the budget besides its keys and values: what it occupies in queues, tables
+/// and the log's bookkeeping.
+const REQUEST_OVERHEAD_BYTES: u64 = 256;
+
+/// Attempts that wait for the own replica to hear of a leader before others are asked.
+const OWN_REPLICA_ATTEMPTS: u32 = 3;
+
+/// How a router behaves.
+#[derive(Clone, Debug)]
+pub struct RouterOptions {
+    /// The node that it runs on.
+    pub node: NodeId,
+    /// The first pause before an attempt is made again. Pauses double, with jitter.
+    pub backoff_min: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+    /// How often forwarded requests are checked against their deadlines.
+    pub sweep_interval: Duration,
+    /// What a caller is told when the budget is spent.
+    pub busy_retry_after: Duration,
+}
+
+impl RouterOptions {
+    /// The defaults for `node`: pauses of 1 to 50 ms, a check every 20 ms.
+    pub fn new(node: NodeId) -> RouterOptions {
+        RouterOptions {
+            node,
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(50),
+            sweep_interval: Duration::from_millis(20),
+            busy_retry_after: Duration::from_millis(10),
+        }
+    }
+}
+
+/// Takes operations to the shards that they are for, on whatever node those are led. Clones share
+/// everything.
+#[derive(Clone)]
+pub struct Router {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Router {
+    /// A router over the shards of this node and the way to others.
+    ///
+    /// Starts a task on the shards' runtime that ends overdue forwards; the task ends with the
+    /// router.
+    pub fn new(
+        options: RouterOptions,
+        lanes: impl LocalShards,
+        transport: Arc<dyn Transport>,
+        budget: Budget,
+        metrics: RouterMetrics,
+    ) -> Router {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+        let handle = lanes.handle();
+        let interval = options.sweep_interval;
+        let inner = Arc::new(Inner {
+            options,
+            lanes: Box::new(lanes),
+            transport,
+            budget,
+            forwards: Forwards::new(metrics.clone()),
+            metrics,
+            map: ArcSwap::default(),
+            learning: Mutex::new(()),
+            hints: LeaderHints::new(),
+            sessions: Sessions::new(u64::try_from(now_ms).unwrap_or(u64::MAX)),
+            closed: AtomicBool::new(false),
+        });
+        inner.refresh();
+        handle.spawn(sweep(Arc::downgrade(&inner), interval));
+        Router { inner }
+    }
+
+    /// Starts `operation` and gives the future of its answer.
+    ///
+    /// The first attempt is made before this returns: operations that are started one after another
+    /// on one shard arrive there in that order. Later attempts are made when the future is polled.
+    /// Dropping the future does not undo what was sent.
+    ///
+    /// All keys must lie in one shard, else the future ends in [`RouteError::CrossShard`]; see
+    /// [`crate::scan`] for requests over several.
+    pub fn start(&self, operation: Operation, deadline: Instant) -> Pending {
+        let mut pending = Pending::new(self.inner.clone(), operation, deadline, Instant::now());
+        pending.advance();
+        pending
+    }
+
+    /// Starts several operations, waking each thread and each peer's connection once. Otherwise as
+    /// [`Router::start`], in the order given.
+    pub fn start_all(&self, operations: Vec<Operation>, deadline: Instant) -> Vec<Pending> {
+        let now = Instant::now();
+        let mut local = Vec::new();
+        let mut remote: Vec<(NodeId, Vec<PeerMessage>)> = Vec::new();
+        let mut pendings: Vec<Pending> = operations
+            .into_iter()
+            .map(|operation| {
+                let mut pending = Pending::new(self.inner.clone(), operation, deadline, now);
+                match pending.prepare() {
+                    Some(Prepared::Local(request)) => local.push(request),
+                    Some(Prepared::Remote { node, message, .. }) => {
+                        match remote.iter_mut().find(|(to, _)| *to == node) {
+                            Some((_, messages)) => messages.push(message),
+                            None => remote.push((node, vec![message])),
+                        }
+                    }
+                    None => {}
+                }
+                pending
+            })
+            .collect();
+        if !local.is_empty() {
+            self.inner.lanes.submit_all(local);
+        }
+        for (node, messages) in remote {
+            let report = self.inner.transport.send(node, messages);
+            for id in report.refused_requests {
+                let refused = pendings.iter_mut().find(|pending| pending.is_forward(id));
+                refused.expect("a transport refuses what it was given").refused(node, id);
+            }
+        }
+        pendings
+    }
+
+    /// The answer to one operation on one shard; see [`Router::start`].
+    pub fn execute(&self, operation: Operation, deadline: Instant) -> Pending {
+        self.start(operation, deadline)
+    }
+
+    /// What this node knows of the shards.
+    pub fn map(&self) -> Arc<RangeMap> {
+        self.inner.map.load_full()
+    }
+
+    /// Learns descriptors that somebody else was given, such as those agreed at the cluster's birth.
+    pub fn learn(&self, descriptors: Vec<Descriptor>) {
+        self.inner.learn(descriptors);
+    }
+
+    /// Where messages of other nodes go. It does not keep the router alive.
+    pub fn sink(&self) -> Arc<dyn Inbound> {
+        Arc::new(Sink::new(Arc::downgrade(&self.inner)))
+    }
+
+    /// Refuses everything from now on, and ends what is on its way to other nodes.
+    pub fn shutdown(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.forwards.lose_all();
+    }
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router").field("node", &self.inner.options.node).finish_non_exhaustive()
+    }
+}
+
+/// Ends overdue forwards until the router is gone.
+async fn sweep(inner: Weak<Inner>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match inner.upgrade() {
+            Some(inner) if !inner.closed.load(Ordering::Acquire) => {
+                inner.forwards.sweep(Instant::now());
+            }
+            _ => return,
+        }
+    }
+}
+
+/// What the clones of a router share.
+pub(crate) struct Inner {
+    pub(crate) options: RouterOptions,
+    pub(crate) lanes: Box<dyn LocalShards>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) budget: Budget,
+    pub(crate) metrics: RouterMetrics,
+    pub(crate) forwards: Forwards,
+    pub(crate) map: ArcSwap<RangeMap>,
+    /// Held while a new map is made, so that none is lost.
+    learning: Mutex<()>,
+    pub(crate) hints: LeaderHints,
+    pub(crate) sessions: Sessions,
+    pub(crate) closed: AtomicBool,
+}
+
+/// What the attempts of one request have taught so far.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    /// Pauses made.
+    pub(crate) attempt: u32,
+    /// Attempts made without a pause since the last one.
+    pub(crate) follows: u32,
+    /// Who was named by the one asked last.
+    pub(crate) next: Option<NodeId>,
+    /// Who was asked last and did not help.
+    pub(crate) avoid: Option<NodeId>,
+    /// The shard asked last.
+    pub(crate) group: Option<GroupId>,
+    /// Why there is another attempt.
+    pub(crate) cause: Option<Cause>,
+}
+
+/// A decision about one attempt.
+pub(crate) enum Aim {
+    /// Ask this node.
+    At { node: NodeId, group: GroupId, epoch: Epoch, permit: Permit },
+    /// There is nobody to ask now.
+    Nobody(Cause),
+    /// There will never be.
+    Never(RouteError),
+}
+
+/// An attempt that is ready to be handed over.
+pub(crate) enum Prepared {
+    Local(Request),
+    Remote { node: NodeId, id: u64, message: PeerMessage },
+}
+
+/// What of a request stays the same in all its attempts.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) kind: Kind,
+    pub(crate) origin: Origin,
+    pub(crate) entered: Instant,
+    pub(crate) deadline: Instant,
+}
+
+impl Inner {
+    /// Decides whom to ask next.
+    pub(crate) fn aim(&self, operation: &Operation, tries: &mut Tries) -> Aim {
+        if self.closed.load(Ordering::Acquire) {
+            return Aim::Never(RouteError::Shutdown);
+        }
+        let mut map = self.map.load();
+        let mut found = locate(&map, operation);
+        if !matches!(found, Located::In(_)) && self.refresh() {
+            map = self.map.load();
+            found = locate(&map, operation);
+        }
+        let descriptor = match found {
+            Located::In(piece) => &*piece.descriptor,
+            Located::Unknown => {
+                tries.group = None;
+                return Aim::Nobody(Cause::NoRoute);
+            }
+            Located::Across => return Aim::Never(RouteError::CrossShard),
+        };
+        tries.group = Some(descriptor.group);
+        let Some(node) = self.target(descriptor, tries) else {
+            return Aim::Nobody(Cause::NoLeader);
+        };
+        let bytes = operation.payload_bytes() + REQUEST_OVERHEAD_BYTES;
+        let Some(permit) = self.budget.acquire(bytes) else {
+            return Aim::Never(RouteError::Busy { retry_after: self.options.busy_retry_after });
+        };
+        Aim::At { node, group: descriptor.group, epoch: descriptor.epoch, permit }
+    }
+
+    /// Makes the attempt that was decided, and where its answer will show.
+    pub(crate) fn prepare(
+        &self,
+        operation: Operation,
+        terms: &Terms,
+        (node, group, epoch, permit): (NodeId, GroupId, Epoch, Permit),
+    ) -> (Prepared, ReplyReceiver) {
+        let Terms { origin, entered, deadline, .. } = *terms;
+        if node == self.options.node {
+            let (reply, receiver) = oneshot::channel();
+            let reply = Reply::Oneshot(reply);
+            let request =
+                Request { group, epoch, operation, origin, deadline, entered, permit, reply };
+            return (Prepared::Local(request), receiver);
+        }
+        let is_write = operation.is_write();
+        let (id, receiver) = self.forwards.enter(node, is_write, deadline, permit);
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let body = ForwardedRequest { group, epoch, operation, origin, timeout };
+        self.metrics.forwarded.inc();
+        (Prepared::Remote { node, id, message: PeerMessage::Request { id, body } }, receiver)
+    }
+
+    fn target(&self, descriptor: &Descriptor, tries: &mut Tries) -> Option<NodeId> {
+        if let Some(next) = tries.next.take() {
+            return Some(next);
+        }
+        let avoid = tries.avoid.take();
+        let group = descriptor.group;
+        if let Some(leader) = self.lanes.leader(group)
+            && Some(leader) != avoid
+        {
+            return Some(leader);
+        }
+        if let Some(leader) = self.hints.get(group)
+            && Some(leader) != avoid
+        {
+            return Some(leader);
+        }
+        let me = self.options.node;
+        let hears_itself = descriptor.replica_on(me).is_some();
+        if hears_itself && avoid.is_none() && tries.attempt < OWN_REPLICA_ATTEMPTS {
+            return None;
+        }
+        let others = || {
+            descriptor.replicas.iter().map(|replica| replica.node).filter(|node| {
+                *node != me && Some(*node) != avoid && self.transport.is_connected(*node)
+            })
+        };
+        let count = others().count();
+        others().nth(tries.attempt as usize % count.max(1))
+    }
+
+    /// Takes what shards said about themselves into the map. True if that was news.
+    pub(crate) fn learn(&self, descriptors: Vec<Descriptor>) -> bool {
+        let _writing = self.learning.lock();
+        let Some(next) = self.map.load().learn(descriptors) else { return false };
+        self.map.store(Arc::new(next));
+        self.metrics.map_changes.inc();
+        true
+    }
+
+    /// Asks the replicas on this node about their shards. True if that was news.
+    pub(crate) fn refresh(&self) -> bool {
+        self.learn(self.lanes.descriptors())
+    }
+}
+
+/// Where the keys of an operation lie.
+enum Located<'a> {
+    In(&'a Piece),
+    Across,
+    Unknown,
+}
+
+fn locate<'a>(map: &'a RangeMap, operation: &Operation) -> Located<'a> {
+    let mut spot = Spot { map, found: None };
+    match operation {
+        Operation::Get { key } => spot.key(key),
+        Operation::GetMany { keys } => keys.iter().for_each(|key| spot.key(key)),
+        Operation::Page { range, .. }
+        | Operation::Count { range }
+        | Operation::Write(Write::DeleteRange { range }) => {
+            spot.key(&range.start);
+            if let Some(Located::In(piece)) = spot.found
+                && !piece.range.covers(range)
+            {
+                spot.found = Some(Located::Across);
+            }
+        }
+        Operation::Write(write) => write.for_each_key(|key| spot.key(key)),
+    }
+    // No key at all: any shard can say so.
+    spot.found.or_else(|| map.pieces().first().map(Located::In)).unwrap_or(Located::Unknown)
+}
+
+/// Narrows down one piece that holds all keys.
+struct Spot<'a> {
+    map: &'a RangeMap,
+    found: Option<Located<'a>>,
+}
+
+impl Spot<'_> {
+    fn key(&mut self, key: &[u8]) {
+        match &self.found {
+            None => {
+                self.found = Some(self.map.lookup(key).map_or(Located::Unknown, Located::In));
+            }
+            Some(Located::In(piece)) if !piece.range.contains(key) => {
+                self.found = Some(Located::Across);
+            }
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Names every write that leaves this router, so that a shard can recognize a repetition.
+//!
+//! A session counts its writes over all shards and knows below which number all of them are
+//! finished: answered to their callers, whatever the answer was, and never to be sent again. Shards
+//! may forget what they remember below that number.
+//!
+//! A node has a few sessions, and a thread always uses the same one: threads would otherwise fight
+//! over one counter.
+//!
+//! Invariants:
+//!
+//! * A sequence is used once, by one write, over all shards, in one session; sessions are drawn at
+//!   random at every start and never resumed.
+//! * `lowest_unacknowledged` never exceeds a sequence that is not finished, and only grows.
+//!
+//! What is absent: the shards' side of exactly-once, and retries.
+
+use flotilla_shard::Origin;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Sessions of one router; a power of two.
+const SESSIONS: usize = 8;
+
+/// The sessions of one router.
+#[derive(Debug)]
+pub struct Sessions {
+    sessions: Vec<Arc<Session>>,
+}
+
+impl Sessions {
+    /// Fresh sessions, born now (`now_ms`, milliseconds since the Unix epoch), with random names.
+    pub fn new(now_ms: u64) -> Sessions {
+        let sessions = (0..SESSIONS)
+            // 0 means "no session".
+            .map(|_| Arc::new(Session::new(rand::random_range(1..=u64::MAX), now_ms)))
+            .collect();
+        Sessions { sessions }
+    }
+
+    /// Names a write of the calling thread. It counts as unfinished until the ticket is dropped.
+    pub fn begin(&self) -> Ticket {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+        }
+        let mine = MINE.with(|mine| *mine) & (SESSIONS - 1);
+        Session::begin(&self.sessions[mine])
+    }
+}
+
+/// One session: a name, a counter, and which of the counted are finished.
+#[derive(Debug)]
+struct Session {
+    id: u64,
+    born_ms: u64,
+    next: AtomicU64,
+    /// A copy of the window's lowest unfinished sequence, to be read without the lock. It may lag.
+    lowest: AtomicU64,
+    window: Mutex<Window>,
+}
+
+impl Session {
+    fn new(id: u64, born_ms: u64) -> Session {
+        Session {
+            id,
+            born_ms,
+            next: AtomicU64::new(1),
+            lowest: AtomicU64::new(1),
+            window: Mutex::new(Window::new()),
+        }
+    }
+
+    fn begin(session: &Arc<Session>) -> Ticket {
+        let sequence = session.next.fetch_add(1, Ordering::Relaxed);
+        // A lagging copy is lower than the truth, which is always safe.
+        let lowest_unacknowledged = session.lowest.load(Ordering::Acquire);
+        assert!(lowest_unacknowledged <= sequence, "an unfinished write was reported finished");
+        let origin = Origin {
+            session: session.id,
+            session_born_ms: session.born_ms,
+            sequence,
+            lowest_unacknowledged,
+        };
+        Ticket { session: session.clone(), origin }
+    }
+
+    fn finish(&self, sequence: u64) {
+        let mut window = self.window.lock();
+        let lowest = window.finish(sequence);
+        // Stored under the lock, so that copies only grow.
+        self.lowest.store(lowest, Ordering::Release);
+    }
+}
+
+/// One write on its way. Dropping it says: its caller has an answer, or has gone; it will not be
+/// sent again.
+#[derive(Debug)]
+pub struct Ticket {
+    session: Arc<Session>,
+    origin: Origin,
+}
+
+impl Ticket {
+    /// What the write carries to its shard; the same for every attempt.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.session.finish(self.origin.sequence);
+    }
+}
+
+/// Finished sequences at or above the lowest unfinished one: a bit each.
+///
+/// One write stuck for five seconds behind a million writes a second costs 640 KiB, and gives them
+/// back when it ends.
+#[derive(Debug)]
+struct Window {
+    /// The sequence of the first bit; a multiple of 64.
+    base: u64,
+    /// Set: finished. The first word is never full.
+    words: VecDeque<u64>,
+}
+
+impl Window {
+    /// Sequence 0 does not exist and counts as finished.
+    fn new() -> Window {
+        Window { base: 0, words: VecDeque::from([1]) }
+    }
+
+    /// Marks `sequence` and returns the lowest that is not finished.
+    fn finish(&mut self, sequence: u64) -> u64 {
+        assert!(sequence >= self.base, "a write was finished twice");
+        let offset = sequence - self.base;
+        let word = usize::try_from(offset / 64).expect("a window fits the address space");
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        let bit = 1 << (offset % 64);
+        assert_eq!(self.words[word] & bit, 0, "a write was finished twice");
+        self.words[word] |= bit;
+        while self.words.front() == Some(&u64::MAX) {
+            self.words.pop_front();
+            self.base += 64;
+        }
+        self.base + self.words.front().map_or(0, |word| u64::from(word.trailing_ones()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_lowest_waits_for_the_oldest_write() {
+        let session = Arc::new(Session::new(7, 1));
+        let first = Session::begin(&session);
+        let others: Vec<Ticket> = (0..200).map(|_| Session::begin(&session)).collect();
+        assert_eq!(first.origin().sequence, 1);
+        drop(others);
+        let late = Session::begin(&session);
+        assert_eq!(late.origin().lowest_unacknowledged, 1);
+        drop(first);
+        let later = Session::begin(&session);
+        assert_eq!(later.origin().lowest_unacknowledged, late.origin().sequence);
+        drop(late);
+        assert_eq!(Session::begin(&session).origin().lowest_unacknowledged, 203);
+    }
+
+    #[test]
+    fn threads_share_no_sequence() {
+        let sessions = Sessions::new(1);
+        let origins: Vec<Origin> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..20)
+                .map(|_| {
+                    scope.spawn(|| (0..500).map(|_| sessions.begin().origin()).collect::<Vec<_>>())
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let names: BTreeSet<(u64, u64)> =
+            origins.iter().map(|origin| (origin.session, origin.sequence)).collect();
+        assert_eq!(names.len(), origins.len());
+        assert!(origins.iter().all(|origin| origin.session != 0 && origin.session_born_ms == 1));
+        assert!(origins.iter().all(|origin| origin.lowest_unacknowledged <= origin.sequence));
+    }
+
+    proptest! {
+        #[test]
+        fn the_window_agrees_with_a_set(order in Just((1..300u64).collect::<Vec<_>>()).prop_shuffle())
+        {
+            let mut window = Window::new();
+            let mut unfinished: BTreeSet<u64> = (1..=300).collect();
+            for sequence in order {
+                unfinished.remove(&sequence);
+                prop_assert_eq!(window.finish(sequence), *unfinished.first().unwrap());
+            }
+            prop_assert!(window.words.len() <= 1, "finished sequences keep no memory");
+        }
+    }
+}

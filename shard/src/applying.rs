@@ -1,0 +1,162 @@
+//! Committed entries on their way into the state machine.
+//!
+//! Entries are applied strictly in order. When a command needs rows that are not in memory, the
+//! group's apply is parked, not the lane: the rows of that command, and of those queued behind it,
+//! are asked for together, and applying goes on when they have come.
+//!
+//! Invariants:
+//!
+//! * Positions are applied without gaps, each once.
+//! * Fetched rows are used only in the turn in which they arrive: by then no later write can have
+//!   slipped below the memtables unseen.
+//!
+//! What is absent: callers (`pending`), and reading itself.
+
+use crate::command::{Change, Command, WriteOutcome};
+use crate::machine::{Applied, Fetched, Machine};
+use bytes::Bytes;
+use flotilla_raft::{Entry, Position};
+use flotilla_storage::store::Lookup;
+use std::collections::VecDeque;
+
+/// How many queued commands are looked through for rows that will be needed.
+const LOOK_AHEAD_COMMANDS: usize = 256;
+
+/// What became of the next entry.
+pub enum Step {
+    /// It is applied. `outcome` is `None` for entries that are no client's write.
+    Applied {
+        /// The entry's place in the log.
+        position: Position,
+        /// What the write did.
+        outcome: Option<WriteOutcome>,
+    },
+    /// It is applied, and the log may be forgotten further than before.
+    Released,
+    /// Applying is parked until the rows of these keys have come.
+    Read {
+        /// To be repeated with the answer.
+        serial: u64,
+        /// Keys whose rows are needed.
+        keys: Vec<Bytes>,
+    },
+    /// Nothing is left to do now.
+    Idle,
+}
+
+/// The queue between commit and state machine.
+pub struct Applying {
+    queue: VecDeque<Entry>,
+    applied: Position,
+    /// The question that applying is parked for.
+    parked: Option<u64>,
+    serial: u64,
+    fetched: Fetched,
+}
+
+impl Applying {
+    /// Everything through `applied` is in the rows already.
+    pub fn new(applied: Position) -> Applying {
+        Applying {
+            queue: VecDeque::new(),
+            applied,
+            parked: None,
+            serial: 0,
+            fetched: Fetched::new(),
+        }
+    }
+
+    /// The last entry that was applied.
+    pub fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// Queues committed entries.
+    pub fn extend(&mut self, entries: Vec<Entry>) {
+        self.queue.extend(entries);
+    }
+
+    /// Rows have come for the question `serial`. A failed read is asked again at the next step;
+    /// an answer to an older question is dropped.
+    pub fn fetched(&mut self, serial: u64, rows: Result<Fetched, String>) {
+        if self.parked != Some(serial) {
+            return;
+        }
+        self.parked = None;
+        match rows {
+            Ok(rows) => self.fetched = rows,
+            Err(error) => {
+                tracing::error!(%error, "cannot read rows that a command needs; trying again");
+            }
+        }
+    }
+
+    /// Applies the next entry.
+    ///
+    /// # Panics
+    ///
+    /// If entries do not follow each other, or a committed command cannot be decoded: either the
+    /// Raft core or the journal is broken, or a newer release wrote it, and going on would
+    /// diverge.
+    pub fn step(&mut self, machine: &mut Machine) -> Step {
+        if self.parked.is_some() {
+            return Step::Idle;
+        }
+        let Some(entry) = self.queue.front() else {
+            self.fetched.clear();
+            return Step::Idle;
+        };
+        let position = Position { index: entry.index, term: entry.term };
+        assert_eq!(position.index, self.applied.index.next(), "entries are applied in order");
+        if entry.payload.is_empty() {
+            return self.done(position, None);
+        }
+        let command = decode(&entry.payload);
+        match machine.apply(&command, &self.fetched) {
+            Applied::Outcome(outcome) => self.done(position, Some(outcome)),
+            Applied::Released(_) => {
+                self.done(position, None);
+                Step::Released
+            }
+            Applied::Missing(keys) => self.park(machine, keys),
+        }
+    }
+
+    fn done(&mut self, position: Position, outcome: Option<WriteOutcome>) -> Step {
+        self.queue.pop_front();
+        self.applied = position;
+        Step::Applied { position, outcome }
+    }
+
+    /// Asks for the rows of the command that waits and of those behind it. What was fetched
+    /// before is dropped: it may have been overtaken.
+    fn park(&mut self, machine: &Machine, mut keys: Vec<Bytes>) -> Step {
+        self.fetched.clear();
+        for entry in self.queue.iter().take(LOOK_AHEAD_COMMANDS) {
+            if entry.payload.is_empty() {
+                continue;
+            }
+            if let Change::Write(write) = decode(&entry.payload).change
+                && write.needs_previous()
+            {
+                write.for_each_key(|key| {
+                    if matches!(machine.shard().lookup(key), Lookup::Below) {
+                        keys.push(key.clone());
+                    }
+                });
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        self.serial += 1;
+        self.parked = Some(self.serial);
+        Step::Read { serial: self.serial, keys }
+    }
+}
+
+fn decode(payload: &Bytes) -> Command {
+    match Command::decode(payload.clone()) {
+        Ok(command) => command,
+        Err(error) => panic!("a committed command cannot be applied: {error}"),
+    }
+}

@@ -1,0 +1,45 @@
+//! One Raft group as a value and as an actor.
+//!
+//! [`replica`] holds what a group is: consensus, state machine and descriptor in one IO-free value,
+//! events in and effects out. [`actor`] and [`lane`] perform the effects: each group is an actix
+//! actor, many of them share a lane (one OS thread), and a lane flushes the effects of all its
+//! actors together.
+//!
+//! What is absent: other shards, routing, and the network beyond the [`outbox::Outbox`] trait.
+#![forbid(unsafe_code)]
+
+mod actor;
+mod applying;
+pub mod budget;
+pub mod codec;
+pub mod command;
+pub mod descriptor;
+pub mod lane;
+pub mod lanes;
+pub mod machine;
+pub mod metrics;
+pub mod outbox;
+mod pending;
+mod perform;
+mod reads;
+pub mod replica;
+pub mod request;
+mod serve;
+pub mod status;
+
+pub use budget::{Budget, Permit};
+pub use codec::{DecodeError, Reader, Writer};
+pub use command::{
+    BatchChange, Command, CommandFailure, Condition, Entry, Expect, Origin, Write, WriteOutcome,
+};
+pub use descriptor::{Descriptor, Epoch, NodeId, ReplicaDescriptor};
+pub use flotilla_raft as raft;
+pub use flotilla_raft::{Message, ReplicaId};
+pub use flotilla_storage::{GroupId, KeyRange};
+pub use lane::Wiring;
+pub use lanes::{LaneCompletion, LaneOptions, Lanes};
+pub use metrics::ShardMetrics;
+pub use outbox::{GroupMessage, Outbox, Parcel};
+pub use replica::{Replica, ReplicaOptions, ReplicaStart};
+pub use request::{Answer, Operation, Refusal, Reply, Request};
+pub use status::{Role, ShardStatus};

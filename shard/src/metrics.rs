@@ -1,0 +1,83 @@
+//! What lanes and groups tell Prometheus.
+//!
+//! Nothing is labelled by group: a node hosts thousands. The write path reads as a waterfall:
+//! queued (door to proposal), journal (in the journal's own metrics), committed (proposal to
+//! applied).
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, Registry, exponential_buckets};
+
+/// The shard layer's metrics of one node. Clones share the cells.
+#[derive(Clone)]
+pub struct ShardMetrics {
+    /// From the door to the proposal.
+    pub write_queued: Histogram,
+    /// From the proposal to the answer: replication, both journals, and apply.
+    pub write_committed: Histogram,
+    /// From the door to the answer of a read.
+    pub read_duration: Histogram,
+    /// A replica learnt of a new leader.
+    pub leader_changes: IntCounter,
+    /// Proposals that another leader's entries replaced; their callers were told.
+    pub proposals_lost: IntCounter,
+}
+
+impl Default for ShardMetrics {
+    fn default() -> Self {
+        ShardMetrics::new()
+    }
+}
+
+impl ShardMetrics {
+    /// Cells that count from zero.
+    ///
+    /// # Panics
+    ///
+    /// Never: names and buckets are constants that a test has seen.
+    pub fn new() -> ShardMetrics {
+        ShardMetrics {
+            write_queued: histogram(
+                "flotilla_shard_write_queued_seconds",
+                "Time from a write's arrival on the leader's node to its proposal.",
+            ),
+            write_committed: histogram(
+                "flotilla_shard_write_committed_seconds",
+                "Time from a write's proposal until it was committed and applied on the leader.",
+            ),
+            read_duration: histogram(
+                "flotilla_shard_read_duration_seconds",
+                "Time from a linearizable read's arrival on the leader's node to its answer.",
+            ),
+            leader_changes: counter(
+                "flotilla_shard_leader_changes_total",
+                "Changes of the known leader, summed over the replicas of this node.",
+            ),
+            proposals_lost: counter(
+                "flotilla_shard_proposals_lost_total",
+                "Proposals that were replaced by another leader's entries and refused.",
+            ),
+        }
+    }
+
+    /// Adds all cells to `registry`.
+    ///
+    /// # Errors
+    ///
+    /// When a name is taken: each node needs a registry of its own.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.write_queued.clone()))?;
+        registry.register(Box::new(self.write_committed.clone()))?;
+        registry.register(Box::new(self.read_duration.clone()))?;
+        registry.register(Box::new(self.leader_changes.clone()))?;
+        registry.register(Box::new(self.proposals_lost.clone()))
+    }
+}
+
+fn histogram(name: &str, help: &str) -> Histogram {
+    let buckets = exponential_buckets(100e-6, 2.0, 17).expect("start, factor and count are valid");
+    let options = HistogramOpts::new(name, help).buckets(buckets);
+    Histogram::with_opts(options).expect("name and help are valid")
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::new(name, help).expect("name and help are valid")
+}

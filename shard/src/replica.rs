@@ -1,0 +1,665 @@
+//! One replica of one group: Raft, state machine and descriptor as one IO-free value.
+//!
+//! Events go in through [`Replica::handle`]; once per turn [`Replica::turn`] says what they led to,
+//! as [`Effects`] for a lane to perform. The value owns its group's part of everything: consensus,
+//! rows in memory, the callers that wait.
+//!
+//! Invariants:
+//!
+//! * A write is answered with its outcome only after its entry was committed and applied here.
+//! * A read is answered only after Raft confirmed the leadership since the read arrived and
+//!   everything committed by then is applied.
+//! * Every request is answered once. A refusal that does not say `maybe_committed` certifies that
+//!   nothing happened.
+//! * A frozen memtable leaves for the checkpoint only when the journal holds everything applied
+//!   to it: the store never knows more than the journal.
+//! * What was let in is never refused later; pressure acts before a proposal, not after.
+//!
+//! What is absent: threads, clocks, disks, sockets. `now` comes with each call.
+
+use crate::applying::{Applying, Step};
+use crate::command::Command;
+use crate::descriptor::{Descriptor, NodeId};
+use crate::machine::{Fetched, Machine, ShardMeta};
+use crate::outbox::{GroupMessage, Parcel};
+use crate::pending::{Pending, Waiting};
+use crate::reads::{ReadRequest, Reads};
+use crate::request::{Answer, Operation, Refusal, Reply, Request};
+use crate::serve::{self, ColdRead, Served};
+use crate::status::PublishedStatus;
+use flotilla_raft::{self as raft, HardState, Index, Position, Raft, ReplicaId, Ticket, Time};
+use flotilla_storage::GroupId;
+use flotilla_storage::journal::{Change, LogEntry, Write as JournalWrite};
+use flotilla_storage::store::{Frozen, Shard, View};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The moment of an event, by every clock that matters.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic, for Raft.
+    pub time: Time,
+    /// The same moment, for deadlines.
+    pub instant: Instant,
+    /// Wall clock, milliseconds since the Unix epoch, for the leader's stamps.
+    pub wall_ms: u64,
+}
+
+/// How replicas behave, apart from Raft's own options.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaOptions {
+    /// Longest value, in bytes.
+    pub value_bytes_max: u64,
+    /// The leader offers to forget the log when this many entries have become unneeded.
+    pub release_entries_min: u64,
+    /// What a caller is told to wait when a replica is too busy to propose.
+    pub retry_after: Duration,
+}
+
+impl Default for ReplicaOptions {
+    fn default() -> Self {
+        ReplicaOptions {
+            value_bytes_max: 8 << 20,
+            release_entries_min: 1024,
+            retry_after: Duration::from_millis(10),
+        }
+    }
+}
+
+/// Something that happened to a replica.
+#[derive(Debug)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// Somebody asks.
+    Request(Request),
+    /// A peer speaks.
+    Message(GroupMessage),
+    /// The journal holds everything up to this ticket.
+    Persisted(Ticket),
+    /// Log entries that were asked for, starting at `from`; `None`: they could not be read.
+    LogRead {
+        /// The first index asked for.
+        from: u64,
+        /// What the journal holds.
+        entries: Option<Vec<LogEntry>>,
+    },
+    /// Rows that applying waits for.
+    RowsRead {
+        /// Names the question.
+        serial: u64,
+        /// Their rows, or why they cannot be read at present.
+        rows: Result<Fetched, String>,
+    },
+    /// Messages to this node were lost.
+    Unreachable(NodeId),
+    /// The journal found that content of this group is damaged.
+    Suspected,
+    /// Time to hand the memtable over.
+    Freeze,
+    /// The checkpoint of everything through this position is durable.
+    Checkpointed(Position),
+}
+
+/// Log entries that Raft wants back from the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRead {
+    /// Whose.
+    pub group: GroupId,
+    /// First index.
+    pub from: u64,
+    /// Last index.
+    pub to: u64,
+    /// About how many bytes at most; at least one entry.
+    pub bytes_max: u64,
+}
+
+/// Rows that applying waits for.
+pub struct RowRead {
+    /// Whose.
+    pub group: GroupId,
+    /// To be repeated in [`Event::RowsRead`].
+    pub serial: u64,
+    /// Where to look.
+    pub view: View,
+    /// What to look up.
+    pub keys: Vec<bytes::Bytes>,
+}
+
+/// What a turn of some replicas led to; a lane collects them from all and performs them together.
+#[derive(Default)]
+pub struct Effects {
+    /// For the journal, in this order.
+    pub journal: Vec<JournalWrite>,
+    /// For other nodes.
+    pub parcels: Vec<(NodeId, Parcel)>,
+    /// For whoever reads the journal.
+    pub log_reads: Vec<LogRead>,
+    /// For the read pool; answered by [`Event::RowsRead`].
+    pub row_reads: Vec<RowRead>,
+    /// For the read pool, which answers the callers itself.
+    pub cold_reads: Vec<ColdRead>,
+    /// For the checkpoint.
+    pub frozen: Vec<Frozen>,
+    /// Durations to be observed by the metrics.
+    pub observed: Vec<Observed>,
+}
+
+/// How long the stations of an answered request took.
+#[derive(Clone, Copy, Debug)]
+pub enum Observed {
+    /// A write, from the door to the proposal, from there to the commit, and altogether.
+    Write {
+        /// Door to proposal.
+        queued: Duration,
+        /// Proposal to commit as seen by this replica, application included.
+        committed: Duration,
+    },
+    /// A read, from the door to the answer.
+    Read {
+        /// Door to answer.
+        total: Duration,
+    },
+    /// The leader of the group has changed.
+    LeaderChange,
+    /// A proposal was lost to another leader and refused.
+    LostProposal,
+}
+
+/// Where a replica starts from.
+pub struct ReplicaStart {
+    /// What the last checkpoint, or the birth, says about the shard.
+    pub meta: ShardMeta,
+    /// The rows of the last checkpoint.
+    pub shard: Shard,
+    /// Index and term that the rows contain.
+    pub applied: Position,
+    /// Raft's own options.
+    pub raft: raft::Options,
+    /// What the journal holds.
+    pub restored: raft::Restored,
+    /// Everything else.
+    pub options: ReplicaOptions,
+}
+
+/// One replica; see the module's page.
+pub struct Replica {
+    group: GroupId,
+    id: ReplicaId,
+    raft: Raft,
+    machine: Machine,
+    options: ReplicaOptions,
+    applying: Applying,
+    pending: Pending,
+    reads: Reads,
+    /// Writes that wait until a frozen memtable is merged.
+    at_the_door: VecDeque<Request>,
+    /// The memtable that waits for the journal, and the index that it contains.
+    frozen: Option<(Index, Frozen)>,
+    /// The last checkpoint contains everything through here.
+    checkpointed: Index,
+    /// The highest position handed over for a checkpoint.
+    froze: Index,
+    /// The last `ReleaseLog` that this replica proposed as leader.
+    release_proposed: u64,
+    base: Index,
+    suspect: bool,
+    status: Arc<PublishedStatus>,
+}
+
+impl Replica {
+    /// A replica that starts from what the disk holds.
+    pub fn new(start: ReplicaStart, now: Now) -> Replica {
+        let ReplicaStart { meta, shard, applied, raft, restored, options } = start;
+        let (group, id, suspect) = (meta.descriptor.group, raft.id, raft.suspect);
+        let base = restored.base.index;
+        assert_eq!(restored.applied, applied.index, "Raft applies from where the rows end");
+        let mut replica = Replica {
+            group,
+            id,
+            raft: Raft::new(raft, restored, now.time),
+            machine: Machine::new(meta, shard),
+            options,
+            applying: Applying::new(applied),
+            pending: Pending::default(),
+            reads: Reads::default(),
+            at_the_door: VecDeque::new(),
+            frozen: None,
+            checkpointed: applied.index,
+            froze: applied.index,
+            release_proposed: 0,
+            base,
+            suspect,
+            status: Arc::new(PublishedStatus::default()),
+        };
+        replica.publish();
+        if suspect {
+            replica.status.suspect();
+        }
+        replica
+    }
+
+    /// The group's name.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// What other threads may know about the replica without asking it.
+    pub fn status(&self) -> Arc<PublishedStatus> {
+        self.status.clone()
+    }
+
+    /// The shard as it is now.
+    pub fn descriptor(&self) -> &Descriptor {
+        self.machine.descriptor()
+    }
+
+    /// When [`Event::Tick`] is needed next. Callers that wait have their own deadlines: tick a
+    /// replica that [`Replica::has_waiting`] in any case.
+    pub fn next_tick(&self) -> Time {
+        self.raft.next_tick()
+    }
+
+    /// Bytes of this shard's rows in memory that are not frozen yet.
+    pub fn active_bytes(&self) -> u64 {
+        self.machine.shard().active_bytes()
+    }
+
+    /// Takes in what happened. Its effects come out of the next [`Replica::turn`].
+    pub fn handle(&mut self, now: &Now, event: Event, effects: &mut Effects) {
+        if self.suspect && !matches!(event, Event::Request(_)) {
+            return;
+        }
+        match event {
+            Event::Tick => {
+                self.raft.step(now.time, raft::Event::Tick);
+                self.expire(now, effects);
+            }
+            Event::Request(request) => self.request(now, request, effects),
+            Event::Message(message) => {
+                if message.group == self.group && message.to == self.id {
+                    let GroupMessage { from, message, .. } = message;
+                    self.raft.step(now.time, raft::Event::Receive { from, message });
+                }
+            }
+            Event::Persisted(ticket) => self.raft.step(now.time, raft::Event::Persisted(ticket)),
+            Event::LogRead { from, entries } => {
+                let event = match entries {
+                    Some(entries) => raft::Event::Fetched {
+                        entries: entries.into_iter().map(from_journal).collect(),
+                    },
+                    None => raft::Event::FetchFailed { from: Index(from) },
+                };
+                self.raft.step(now.time, event);
+            }
+            Event::RowsRead { serial, rows } => self.applying.fetched(serial, rows),
+            Event::Unreachable(node) => {
+                if let Some(replica) = self.machine.descriptor().replica_on(node) {
+                    self.raft.step(now.time, raft::Event::Unreachable(replica));
+                }
+            }
+            Event::Suspected => self.suspect(effects),
+            Event::Freeze => self.freeze(),
+            Event::Checkpointed(position) => self.checkpointed(now, position, effects),
+        }
+    }
+
+    /// Ends a turn: everything that the events since the last turn led to is in `effects`.
+    pub fn turn(&mut self, now: &Now, effects: &mut Effects) {
+        if self.suspect {
+            return;
+        }
+        self.let_in(now, effects);
+        if self.reads.has_arrived() {
+            match self.raft.read(now.time) {
+                Ok(id) => self.reads.ask(id),
+                Err(error) => {
+                    for read in self.reads.take_arrived() {
+                        let refusal = self.read_refusal(&error);
+                        answer(read.reply, Err(refusal), effects);
+                    }
+                }
+            }
+        }
+        loop {
+            let ready = self.raft.ready(now.time);
+            let applied_before = self.applying.applied();
+            let (more, idle) = (ready.more, ready.is_empty());
+            self.perform(ready, effects);
+            self.apply(now, effects);
+            if !more && (idle || self.applying.applied() == applied_before) {
+                break;
+            }
+        }
+        self.serve_reads(now, effects);
+        self.hand_over_frozen(effects);
+        self.publish();
+    }
+
+    /// Answers everybody who still waits: the node is stopping.
+    pub fn close(&mut self, effects: &mut Effects) {
+        for waiting in self.pending.drain() {
+            answer(waiting.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
+        }
+        for read in self.reads.drain() {
+            answer(read.reply, Err(Refusal::Shutdown), effects);
+        }
+        for request in self.at_the_door.drain(..) {
+            answer(request.reply, Err(Refusal::Shutdown), effects);
+        }
+    }
+
+    /// From now on this replica takes part in nothing: it may have forgotten a vote or an entry
+    /// that it acknowledged.
+    fn suspect(&mut self, effects: &mut Effects) {
+        tracing::error!(
+            group = self.group.0,
+            "this replica lost journal content: it neither votes nor acknowledges any more"
+        );
+        self.suspect = true;
+        self.close(effects);
+        self.status.suspect();
+    }
+
+    fn request(&mut self, now: &Now, request: Request, effects: &mut Effects) {
+        if let Some(refusal) = self.refusal(now, &request) {
+            answer(request.reply, Err(refusal), effects);
+        } else if request.operation.is_write() {
+            self.at_the_door.push_back(request);
+            self.let_in(now, effects);
+        } else {
+            let Request { operation, reply, deadline, entered, permit, .. } = request;
+            self.reads.arrive(ReadRequest { operation, reply, deadline, entered, permit });
+        }
+    }
+
+    /// Why a request cannot be taken, as far as that can be said without Raft.
+    fn refusal(&self, now: &Now, request: &Request) -> Option<Refusal> {
+        let descriptor = self.machine.descriptor();
+        if self.suspect {
+            return Some(Refusal::Suspect);
+        }
+        if request.deadline <= now.instant {
+            return Some(Refusal::Timeout { maybe_committed: false });
+        }
+        let mut inside = true;
+        match &request.operation {
+            Operation::Write(crate::command::Write::DeleteRange { .. })
+            | Operation::Page { .. }
+            | Operation::Count { .. } => {
+                // Clipped to the shard: asker and shard must agree on what the shard is.
+                if request.epoch.version != descriptor.epoch.version {
+                    return Some(Refusal::EpochMismatch { descriptors: vec![descriptor.clone()] });
+                }
+            }
+            Operation::Write(write) => {
+                write.for_each_key(|key| inside &= descriptor.range.contains(key));
+            }
+            Operation::Get { key } => inside = descriptor.range.contains(key),
+            Operation::GetMany { keys } => {
+                inside = keys.iter().all(|key| descriptor.range.contains(key));
+            }
+        }
+        (!inside).then(|| Refusal::OutOfRange { descriptor: descriptor.clone() })
+    }
+
+    /// Proposes the writes that wait at the door, unless two memtables wait to be merged: then
+    /// memory must not grow faster than the disk can follow.
+    fn let_in(&mut self, now: &Now, effects: &mut Effects) {
+        while self.machine.shard().frozen_count() < 2 {
+            let Some(request) = self.at_the_door.pop_front() else { break };
+            self.propose(now, request, effects);
+        }
+    }
+
+    fn propose(&mut self, now: &Now, request: Request, effects: &mut Effects) {
+        let Request { operation, origin, deadline, entered, permit, reply, .. } = request;
+        let Operation::Write(write) = operation else { unreachable!("reads are not proposed") };
+        let stamp_ms = self.machine.stamp_ms().max(now.wall_ms);
+        let payload =
+            Command::encode_write(&origin, stamp_ms, self.options.value_bytes_max, &write);
+        match self.raft.propose(now.time, payload) {
+            Ok(position) => {
+                let proposed = now.instant;
+                let waiting = Waiting { reply, deadline, entered, proposed, _permit: permit };
+                self.pending.push(position.index.0, position.term.0, waiting);
+            }
+            Err(error) => answer(reply, Err(self.write_refusal(error)), effects),
+        }
+    }
+
+    fn perform(&mut self, ready: raft::Ready, effects: &mut Effects) {
+        if let Some(change) = ready.role_changed {
+            if change.role != raft::Role::Leader {
+                self.pending.orphan();
+            }
+            self.release_proposed = 0;
+            if change.leader.is_some() {
+                effects.observed.push(Observed::LeaderChange);
+            }
+        }
+        if let Some(persist) = ready.persist {
+            effects.journal.push(JournalWrite {
+                group: self.group,
+                ticket: persist.ticket.0,
+                change: Change::Append {
+                    state: persist.hard_state.as_ref().map(HardState::encode),
+                    entries: persist.entries.into_iter().map(to_journal).collect(),
+                },
+            });
+        }
+        for envelope in ready.messages {
+            if let Some(node) = self.machine.descriptor().node_of(envelope.to) {
+                let message = GroupMessage {
+                    group: self.group,
+                    from: self.id,
+                    to: envelope.to,
+                    message: envelope.message,
+                };
+                effects.parcels.push((node, Parcel::Raft(message)));
+            }
+        }
+        self.applying.extend(ready.apply);
+        if let Some(fetch) = ready.fetch {
+            effects.log_reads.push(LogRead {
+                group: self.group,
+                from: fetch.from.0,
+                to: fetch.to.0,
+                bytes_max: fetch.bytes_max as u64,
+            });
+        }
+        for outcome in ready.reads {
+            match outcome.result {
+                Ok(index) => self.reads.confirm(outcome.id, index),
+                Err(error) => {
+                    for read in self.reads.refuse(outcome.id) {
+                        let refusal = self.read_refusal(&error);
+                        answer(read.reply, Err(refusal), effects);
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, now: &Now, effects: &mut Effects) {
+        loop {
+            match self.applying.step(&mut self.machine) {
+                Step::Applied { position, outcome } => {
+                    let (index, term) = (position.index.0, position.term.0);
+                    let leader = self.status.leader_node();
+                    let waiting = self.pending.take(index, term, |lost| {
+                        effects.observed.push(Observed::LostProposal);
+                        answer(lost.reply, Err(Refusal::NotLeader { leader }), effects);
+                    });
+                    if let Some(waiting) = waiting {
+                        let outcome = outcome.expect("only writes of clients are waited for");
+                        effects.observed.push(Observed::Write {
+                            queued: waiting.proposed - waiting.entered.min(waiting.proposed),
+                            committed: now.instant - waiting.proposed.min(now.instant),
+                        });
+                        answer(waiting.reply, Ok(Answer::Written(outcome)), effects);
+                    }
+                }
+                Step::Released => self.compact(now, effects),
+                Step::Read { serial, keys } => {
+                    let view = self.machine.shard().view();
+                    effects.row_reads.push(RowRead { group: self.group, serial, view, keys });
+                    break;
+                }
+                Step::Idle => break,
+            }
+        }
+    }
+
+    fn serve_reads(&mut self, now: &Now, effects: &mut Effects) {
+        while let Some(reads) = self.reads.ready(self.applying.applied().index) {
+            for read in reads {
+                match serve::serve(&self.machine, self.group, read) {
+                    Served::Now { reply, entered, result } => {
+                        let total = now.instant - entered.min(now.instant);
+                        effects.observed.push(Observed::Read { total });
+                        answer(reply, result, effects);
+                    }
+                    Served::Cold(cold) => effects.cold_reads.push(cold),
+                }
+            }
+        }
+    }
+
+    /// Freezes the memtable if it holds anything that the last checkpoint does not. A memtable
+    /// that cannot be frozen now keeps growing: apply is never held up.
+    fn freeze(&mut self) {
+        let applied = self.applying.applied();
+        let shard = self.machine.shard();
+        if self.frozen.is_some() || shard.frozen_count() >= 2 || applied.index == self.froze {
+            return;
+        }
+        let meta = self.machine.meta().encode();
+        let frozen = self.machine.shard_mut().freeze((applied.index.0, applied.term.0), meta);
+        self.froze = applied.index;
+        self.frozen = Some((applied.index, frozen));
+    }
+
+    fn hand_over_frozen(&mut self, effects: &mut Effects) {
+        if let Some((index, frozen)) = self.frozen.take() {
+            if self.raft.persisted_index() >= index {
+                effects.frozen.push(frozen);
+            } else {
+                self.frozen = Some((index, frozen));
+            }
+        }
+    }
+
+    fn checkpointed(&mut self, now: &Now, position: Position, effects: &mut Effects) {
+        self.checkpointed = self.checkpointed.max(position.index);
+        self.offer_release(now);
+        self.compact(now, effects);
+    }
+
+    /// As leader: tells the group what every voter and this replica's checkpoint no longer need.
+    fn offer_release(&mut self, now: &Now) {
+        let status = self.raft.status();
+        if status.role != raft::Role::Leader {
+            return;
+        }
+        let matched = status.followers.iter().map(|follower| follower.matched);
+        let through = matched.min().map_or(self.checkpointed, |min| min.min(self.checkpointed)).0;
+        let known = self.machine.released().max(self.release_proposed);
+        if through < known + self.options.release_entries_min {
+            return;
+        }
+        let command = Command {
+            origin: crate::command::Origin::default(),
+            stamp_ms: self.machine.stamp_ms().max(now.wall_ms),
+            value_bytes_max: self.options.value_bytes_max,
+            change: crate::command::Change::ReleaseLog { through },
+        };
+        if self.raft.propose(now.time, command.encode()).is_ok() {
+            self.release_proposed = through;
+        }
+    }
+
+    /// Forgets the part of the log that the checkpoint holds and no voter needs.
+    fn compact(&mut self, now: &Now, effects: &mut Effects) {
+        let through = Index(self.machine.released()).min(self.checkpointed);
+        if through <= self.base {
+            return;
+        }
+        self.raft.step(now.time, raft::Event::Compact(through));
+        let base = self.raft.status().base;
+        if base.index > self.base {
+            self.base = base.index;
+            effects.journal.push(JournalWrite {
+                group: self.group,
+                ticket: 0,
+                change: Change::Compact { index: base.index.0, term: base.term.0 },
+            });
+        }
+    }
+
+    fn expire(&mut self, now: &Now, effects: &mut Effects) {
+        self.pending.expire(now.instant, |late| {
+            answer(late.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
+        });
+        self.reads.expire(now.instant, |late| {
+            answer(late.reply, Err(Refusal::Timeout { maybe_committed: false }), effects);
+        });
+        while let Some(late) =
+            self.at_the_door.iter().position(|request| request.deadline <= now.instant)
+        {
+            let late = self.at_the_door.remove(late).expect("its position was just found");
+            answer(late.reply, Err(Refusal::Timeout { maybe_committed: false }), effects);
+        }
+    }
+
+    fn read_refusal(&self, error: &raft::ReadError) -> Refusal {
+        match error {
+            raft::ReadError::NotLeader { leader } => self.not_leader(*leader),
+            raft::ReadError::Busy => Refusal::Busy { retry_after: self.options.retry_after },
+        }
+    }
+
+    fn write_refusal(&self, error: raft::ProposeError) -> Refusal {
+        match error {
+            raft::ProposeError::NotLeader { leader } => self.not_leader(leader),
+            raft::ProposeError::Busy => Refusal::Busy { retry_after: self.options.retry_after },
+            raft::ProposeError::TooLarge { bytes, bytes_max } => {
+                Refusal::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
+            }
+            raft::ProposeError::Empty => unreachable!("a command is never empty"),
+        }
+    }
+
+    fn not_leader(&self, leader: Option<ReplicaId>) -> Refusal {
+        let leader = leader.filter(|leader| *leader != self.id);
+        let descriptor = self.machine.descriptor();
+        Refusal::NotLeader { leader: leader.and_then(|leader| descriptor.node_of(leader)) }
+    }
+
+    fn publish(&mut self) {
+        self.status.publish(&self.raft, &self.machine, self.applying.applied().index);
+    }
+
+    /// True when somebody's deadline may pass.
+    pub fn has_waiting(&self) -> bool {
+        !self.pending.is_empty() || !self.reads.is_empty() || !self.at_the_door.is_empty()
+    }
+}
+
+/// Sends an answer on its way: at once within the process, as a parcel to another node.
+pub fn answer(reply: Reply, result: Result<Answer, Refusal>, effects: &mut Effects) {
+    match reply {
+        // A caller who no longer listens has dropped its future; the work is done all the same.
+        Reply::Oneshot(sender) => drop(sender.send(result)),
+        Reply::Peer { node, id } => effects.parcels.push((node, Parcel::Reply { id, result })),
+    }
+}
+
+fn to_journal(entry: raft::Entry) -> LogEntry {
+    LogEntry { index: entry.index.0, term: entry.term.0, payload: entry.payload }
+}
+
+fn from_journal(entry: LogEntry) -> raft::Entry {
+    raft::Entry { index: Index(entry.index), term: raft::Term(entry.term), payload: entry.payload }
+}

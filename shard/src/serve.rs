@@ -1,0 +1,132 @@
+//! Answers reads from a shard's rows: at once when they are in memory, else from a view.
+//!
+//! What is absent: whether the read may be served now; Raft has confirmed that before.
+
+use crate::budget::Permit;
+use crate::command::Entry;
+use crate::machine::Machine;
+use crate::reads::ReadRequest;
+use crate::request::{Answer, Operation, Refusal, Reply};
+use flotilla_storage::store::{Lookup, PageOptions, Row, StoreError, View};
+use flotilla_storage::{GroupId, KeyRange};
+use std::time::Instant;
+
+/// A read that must look below the memtables.
+pub struct ColdRead {
+    /// Whose rows.
+    pub group: GroupId,
+    /// The rows as they were when the read was confirmed.
+    pub view: View,
+    /// The shard's range at that moment.
+    pub range: KeyRange,
+    /// What to read.
+    pub operation: Operation,
+    /// Where the answer goes.
+    pub reply: Reply,
+    /// When the request entered the node.
+    pub entered: Instant,
+    /// Its bytes at the door.
+    pub permit: Permit,
+}
+
+/// What became of a read.
+pub enum Served {
+    /// It was answered from memory.
+    Now {
+        /// Where the answer goes.
+        reply: Reply,
+        /// When the request entered the node.
+        entered: Instant,
+        /// The answer.
+        result: Result<Answer, Refusal>,
+    },
+    /// It must look below.
+    Cold(ColdRead),
+}
+
+/// Answers a confirmed read, or says that it must look below.
+pub fn serve(machine: &Machine, group: GroupId, read: ReadRequest) -> Served {
+    let ReadRequest { operation, reply, entered, permit, .. } = read;
+    let range = &machine.descriptor().range;
+    let hot = match &operation {
+        Operation::Get { key } if range.contains(key) => match machine.shard().lookup(key) {
+            Lookup::Row(row) => Some(Ok(Answer::Value(Some(entry(row))))),
+            Lookup::Absent => Some(Ok(Answer::Value(None))),
+            Lookup::Below => None,
+        },
+        Operation::GetMany { keys } => hot_values(machine, keys).map(|v| Ok(Answer::Values(v))),
+        Operation::Get { .. } => {
+            Some(Err(Refusal::OutOfRange { descriptor: machine.descriptor().clone() }))
+        }
+        Operation::Page { .. } | Operation::Count { .. } => None,
+        Operation::Write(_) => unreachable!("writes are proposed, not served"),
+    };
+    match hot {
+        Some(result) => Served::Now { reply, entered, result },
+        None => {
+            let (view, range) = (machine.shard().view(), range.clone());
+            Served::Cold(ColdRead { group, view, range, operation, reply, entered, permit })
+        }
+    }
+}
+
+fn hot_values(machine: &Machine, keys: &[bytes::Bytes]) -> Option<Vec<Option<Entry>>> {
+    let mut values = Vec::with_capacity(keys.len());
+    for key in keys {
+        match machine.shard().lookup(key) {
+            Lookup::Row(row) => values.push(Some(entry(row))),
+            Lookup::Absent => values.push(None),
+            Lookup::Below => return None,
+        }
+    }
+    Some(values)
+}
+
+impl ColdRead {
+    /// Reads. May wait for the disk.
+    pub fn run(&self) -> Result<Answer, Refusal> {
+        let answer = match &self.operation {
+            Operation::Get { key } => {
+                Answer::Value(self.view.get(key).map_err(refusal)?.map(entry))
+            }
+            Operation::GetMany { keys } => {
+                let mut values = Vec::with_capacity(keys.len());
+                for key in keys {
+                    values.push(self.view.get(key).map_err(refusal)?.map(entry));
+                }
+                Answer::Values(values)
+            }
+            Operation::Page { range, rows_max, bytes_max, reverse, keys_only } => {
+                let Some(part) = range.clip(&self.range) else {
+                    return Ok(Answer::Page { rows: Vec::new(), rest: None });
+                };
+                let options = PageOptions {
+                    rows_max: *rows_max as usize,
+                    bytes_max: usize::try_from(*bytes_max).unwrap_or(usize::MAX),
+                    reverse: *reverse,
+                    keys_only: *keys_only,
+                };
+                let page = self.view.page(&part, options).map_err(refusal)?;
+                let rows = page.rows.into_iter().map(|(key, row)| (key, entry(row))).collect();
+                Answer::Page { rows, rest: page.more }
+            }
+            Operation::Count { range } => match range.clip(&self.range) {
+                Some(part) => Answer::Count(self.view.count(&part).map_err(refusal)?),
+                None => Answer::Count(0),
+            },
+            Operation::Write(_) => unreachable!("writes are proposed, not served"),
+        };
+        Ok(answer)
+    }
+}
+
+fn entry(row: Row) -> Entry {
+    Entry { value: row.value, version: row.version }
+}
+
+fn refusal(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Corrupt { .. } => Refusal::Corrupt(error.to_string()),
+        other => Refusal::Storage(other.to_string()),
+    }
+}

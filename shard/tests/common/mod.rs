@@ -1,0 +1,296 @@
+//! Three replicas of one group without threads: the test is the lane, the network and the journal.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use bytes::Bytes;
+use flotilla_shard::machine::{Fetched, ShardMeta};
+use flotilla_shard::raft::{self, Position, Restored, Ticket, Time};
+use flotilla_shard::replica::{Effects, Event, Now, Replica, ReplicaOptions, ReplicaStart};
+use flotilla_shard::*;
+use flotilla_storage::journal::Change as JournalChange;
+use flotilla_storage::store::{Frozen, Store, StoreMetrics, StoreOptions};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+pub const GROUP: GroupId = GroupId(7);
+
+/// Where the answer to a request arrives.
+pub type Waiter = oneshot::Receiver<Result<Answer, Refusal>>;
+
+/// One replica with its own store.
+pub struct Member {
+    pub replica: Replica,
+    pub store: Store,
+    pub frozen: Vec<Frozen>,
+    /// Completed at the next settling, unless the journal is stalled.
+    pub tickets: VecDeque<u64>,
+    pub journal_stalled: bool,
+    /// Row reads are answered at the next settling, unless they are held.
+    pub reads_held: bool,
+    pub held_reads: Vec<replica::RowRead>,
+    pub compacted: Option<(u64, u64)>,
+    _dir: TempDir,
+}
+
+/// A group of replicas on nodes 1, 2, 3, ...
+pub struct Group {
+    pub members: Vec<Member>,
+    pub network: VecDeque<(NodeId, GroupMessage)>,
+    /// Messages from and to these nodes are dropped.
+    pub cut: Vec<NodeId>,
+    pub replies: Vec<(NodeId, u64, Result<Answer, Refusal>)>,
+    started: Instant,
+    elapsed: Duration,
+    budget: Budget,
+}
+
+impl Group {
+    pub fn new(size: u64) -> Group {
+        Group::with_range(size, KeyRange::whole())
+    }
+
+    pub fn with_range(size: u64, range: KeyRange) -> Group {
+        let replicas: Vec<_> = (1..=size)
+            .map(|n| ReplicaDescriptor { node: NodeId(n), replica: ReplicaId(n) })
+            .collect();
+        let descriptor = Descriptor { group: GROUP, range, epoch: Epoch::FIRST, replicas };
+        let mut group = Group {
+            members: Vec::new(),
+            network: VecDeque::new(),
+            cut: Vec::new(),
+            replies: Vec::new(),
+            started: Instant::now(),
+            elapsed: Duration::ZERO,
+            budget: Budget::new(64 << 20),
+        };
+        let now = group.now();
+        group.members = (1..=size).map(|n| member(n, &descriptor, &now)).collect();
+        group
+    }
+
+    pub fn now(&self) -> Now {
+        Now {
+            time: Time(u64::try_from(self.elapsed.as_nanos()).expect("tests are short")),
+            instant: self.started + self.elapsed,
+            wall_ms: 1_000_000 + u64::try_from(self.elapsed.as_millis()).expect("tests are short"),
+        }
+    }
+
+    /// Hands an event to the replica on node `n` and performs what follows from it there.
+    pub fn event(&mut self, n: u64, event: Event) {
+        let now = self.now();
+        let mut effects = Effects::default();
+        let replica = &mut self.members[n as usize - 1].replica;
+        replica.handle(&now, event, &mut effects);
+        replica.turn(&now, &mut effects);
+        self.perform(n, effects);
+    }
+
+    pub fn perform(&mut self, n: u64, effects: Effects) {
+        let member = &mut self.members[n as usize - 1];
+        for write in effects.journal {
+            match write.change {
+                JournalChange::Append { .. } => member.tickets.push_back(write.ticket),
+                JournalChange::Compact { index, term } => member.compacted = Some((index, term)),
+                other => panic!("a replica writes nothing like {other:?}"),
+            }
+        }
+        member.frozen.extend(effects.frozen);
+        member.held_reads.extend(effects.row_reads);
+        for read in effects.cold_reads {
+            let result = read.run();
+            match read.reply {
+                Reply::Oneshot(sender) => drop(sender.send(result)),
+                Reply::Peer { node, id } => self.replies.push((node, id, result)),
+            }
+        }
+        assert!(effects.log_reads.is_empty(), "the logs of these tests stay in memory");
+        for (node, parcel) in effects.parcels {
+            match parcel {
+                Parcel::Raft(message) => {
+                    if !self.cut.contains(&node) && !self.cut.contains(&NodeId(n)) {
+                        self.network.push_back((node, message));
+                    }
+                }
+                Parcel::Reply { id, result } => self.replies.push((node, id, result)),
+            }
+        }
+    }
+
+    /// Delivers messages, completes writes and reads until nothing moves any more.
+    pub fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            while let Some((node, message)) = self.network.pop_front() {
+                self.event(node.0, Event::Message(message));
+                moved = true;
+            }
+            for n in 1..=self.members.len() as u64 {
+                let member = &mut self.members[n as usize - 1];
+                let done = if member.journal_stalled { None } else { member.tickets.pop_back() };
+                if let Some(ticket) = done {
+                    member.tickets.clear();
+                    self.event(n, Event::Persisted(Ticket(ticket)));
+                    moved = true;
+                }
+                moved |= self.answer_reads(n);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn answer_reads(&mut self, n: u64) -> bool {
+        let member = &mut self.members[n as usize - 1];
+        if member.reads_held || member.held_reads.is_empty() {
+            return false;
+        }
+        for read in std::mem::take(&mut member.held_reads) {
+            let rows: Fetched = read
+                .keys
+                .iter()
+                .map(|key| (key.clone(), read.view.get(key).expect("the store is healthy")))
+                .collect();
+            self.event(n, Event::RowsRead { serial: read.serial, rows: Ok(rows) });
+        }
+        true
+    }
+
+    /// Lets time pass, with a tick for everybody each 10 ms, settling after each.
+    pub fn pass(&mut self, duration: Duration) {
+        let until = self.elapsed + duration;
+        while self.elapsed < until {
+            self.elapsed += Duration::from_millis(10);
+            for n in 1..=self.members.len() as u64 {
+                self.event(n, Event::Tick);
+            }
+            self.settle();
+        }
+    }
+
+    /// Lets time pass until a replica outside `cut` leads, and returns its node.
+    pub fn elect(&mut self) -> u64 {
+        for _ in 0..1000 {
+            self.pass(Duration::from_millis(10));
+            let leader = (1..=self.members.len() as u64).find(|n| {
+                !self.cut.contains(&NodeId(*n))
+                    && self.member(*n).replica.status().role() == Role::Leader
+            });
+            if let Some(leader) = leader {
+                self.settle();
+                return leader;
+            }
+        }
+        panic!("nobody was elected in ten seconds");
+    }
+
+    pub fn member(&mut self, n: u64) -> &mut Member {
+        &mut self.members[n as usize - 1]
+    }
+
+    pub fn request(&mut self, n: u64, operation: Operation, timeout: Duration) -> Waiter {
+        let (sender, receiver) = oneshot::channel();
+        let deadline = self.now().instant + timeout;
+        let request = Request {
+            group: GROUP,
+            epoch: Epoch::FIRST,
+            operation,
+            origin: Origin::default(),
+            deadline,
+            entered: self.now().instant,
+            permit: self.budget.acquire(100).expect("tests stay within the budget"),
+            reply: Reply::Oneshot(sender),
+        };
+        self.event(n, Event::Request(request));
+        receiver
+    }
+
+    pub fn ask(&mut self, n: u64, operation: Operation) -> Waiter {
+        self.request(n, operation, Duration::from_secs(5))
+    }
+
+    pub fn put(&mut self, n: u64, key: &str, value: &str) -> Waiter {
+        self.ask(n, Operation::Write(put(key, value)))
+    }
+
+    /// Asks, settles, and returns the answer.
+    pub fn answer(&mut self, n: u64, operation: Operation) -> Result<Answer, Refusal> {
+        let mut waiter = self.ask(n, operation);
+        self.settle();
+        waiter.try_recv().expect("a settled group has answered")
+    }
+
+    pub fn value(&mut self, n: u64, key: &str) -> Option<String> {
+        match self.answer(n, Operation::Get { key: Bytes::copy_from_slice(key.as_bytes()) }) {
+            Ok(Answer::Value(entry)) => {
+                entry.map(|entry| String::from_utf8(entry.value.to_vec()).expect("texts"))
+            }
+            other => panic!("not a value: {other:?}"),
+        }
+    }
+
+    /// Freezes, hands over and checkpoints on node `n`, as far as the replica lets go.
+    pub fn checkpoint(&mut self, n: u64) -> usize {
+        self.event(n, Event::Freeze);
+        self.settle();
+        let frozen = std::mem::take(&mut self.member(n).frozen);
+        for frozen in &frozen {
+            let (index, term) = frozen.applied();
+            let one = std::slice::from_ref(frozen);
+            self.member(n).store.checkpoint(one).expect("the store is healthy");
+            let position = Position { index: raft::Index(index), term: raft::Term(term) };
+            self.event(n, Event::Checkpointed(position));
+        }
+        self.settle();
+        frozen.len()
+    }
+}
+
+pub fn put(key: &str, value: &str) -> Write {
+    Write::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        condition: Condition::Always,
+        return_previous: false,
+    }
+}
+
+fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (store, _) = Store::open(dir.path(), StoreOptions::default(), StoreMetrics::new())
+        .expect("a fresh store");
+    let meta = ShardMeta { descriptor: descriptor.clone(), stamp_ms: 0, released: 0 };
+    let shard = store.create_shard(GROUP, descriptor.range.clone(), meta.encode());
+    let start = ReplicaStart {
+        shard,
+        applied: Position::default(),
+        raft: raft::Options {
+            id: ReplicaId(n),
+            voters: descriptor.replicas.iter().map(|replica| replica.replica).collect(),
+            election_timeout: Duration::from_millis(300),
+            heartbeat_interval: Duration::from_millis(50),
+            seed: n * 7919,
+            suspect: false,
+            pre_vote: true,
+            check_quorum: true,
+            limits: raft::Limits::default(),
+        },
+        restored: Restored::default(),
+        options: ReplicaOptions { release_entries_min: 1, ..ReplicaOptions::default() },
+        meta,
+    };
+    Member {
+        replica: Replica::new(start, *now),
+        store,
+        frozen: Vec::new(),
+        tickets: VecDeque::new(),
+        journal_stalled: false,
+        reads_held: false,
+        held_reads: Vec::new(),
+        compacted: None,
+        _dir: dir,
+    }
+}

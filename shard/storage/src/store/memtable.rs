@@ -1,0 +1,398 @@
+//! A memtable: the newest rows of one shard, in memory, above what redb holds.
+//!
+//! One writer (the lane of the shard's replica), many readers (the lane itself and the read pool).
+//! An ordered map behind one lock; the lock is held for one command, one look-up or one chunk of a
+//! scan, never across a read from redb.
+//!
+//! Invariants:
+//!
+//! * The changes of one command enter under one hold of the write lock: no reader sees half.
+//! * Versions only grow. A scan pins the version that it found; as long as it does, the cell of
+//!   each key that was newest at that version stays. What nobody pins is overwritten in place.
+//! * Pins are taken under the read lock, so that a writer holding the write lock sees every pin
+//!   that could need what it is about to overwrite.
+//! * A memtable that is no longer its shard's active one never changes again.
+//!
+//! Range deletions are kept apart, as ranges ([`Tombstones`]), and hide every older cell. A scan
+//! takes a copy-on-write snapshot of them together with its pin, so they need no history.
+//!
+//! What is absent: redb, files, the other memtables of the shard.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use prometheus::IntGauge;
+
+use super::key::{Key, unpinned};
+use super::row::Row;
+use super::shard::RowChange;
+use super::tombstones::{self, Tombstones};
+
+/// What a key costs in memory beyond its bytes and its cells: its place in a node of the map.
+const KEY_OVERHEAD_BYTES: u64 = 64;
+/// What a cell costs beyond its value: the cell and the allocation that holds the value.
+const CELL_OVERHEAD_BYTES: u64 = 96;
+
+/// What a key was at one version.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) version: u64,
+    /// `None`: the key was deleted.
+    pub(crate) content: Option<Content>,
+}
+
+/// A row without its version.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    pub(crate) flags: u8,
+    pub(crate) expires_at_ms: Option<u64>,
+    pub(crate) value: Bytes,
+}
+
+impl Cell {
+    /// The row, or `None` for a deleted key.
+    pub(crate) fn to_row(&self) -> Option<Row> {
+        let Content { flags, expires_at_ms, value } = self.content.clone()?;
+        Some(Row { version: self.version, flags, expires_at_ms, value })
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let value_bytes = self.content.as_ref().map_or(0, |content| content.value.len());
+        CELL_OVERHEAD_BYTES + value_bytes as u64
+    }
+}
+
+/// The cells of one key.
+#[derive(Debug)]
+struct Slot {
+    newest: Cell,
+    /// Cells that some pin needed when they were overwritten, newest first. Nearly always empty.
+    older: Vec<Cell>,
+}
+
+impl Slot {
+    /// The cell that was newest at `version`.
+    fn at(&self, version: u64) -> Option<&Cell> {
+        std::iter::once(&self.newest).chain(&self.older).find(|cell| cell.version <= version)
+    }
+
+    /// Puts `cell` on top, keeping of what was there only what `pins` need.
+    fn overwrite(&mut self, cell: Cell, pins: &[u64]) {
+        let previous = std::mem::replace(&mut self.newest, cell);
+        if pins.is_empty() && self.older.is_empty() {
+            return;
+        }
+        self.older.insert(0, previous);
+        let mut next_version = self.newest.version;
+        self.older.retain(|cell| {
+            let seen = pins.iter().any(|pin| (cell.version..next_version).contains(pin));
+            next_version = cell.version;
+            seen
+        });
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.newest.memory_bytes() + self.older.iter().map(Cell::memory_bytes).sum::<u64>()
+    }
+}
+
+/// What the lock protects.
+#[derive(Debug, Default)]
+pub(crate) struct Inner {
+    rows: BTreeMap<Key, Slot>,
+    /// Shared with the scans that snapshot it; copied on write while one does.
+    tombstones: Arc<Tombstones>,
+    /// Keys whose newest cell is a row.
+    puts: u64,
+    /// Keys whose newest cell is a deletion.
+    deletes: u64,
+    bytes: u64,
+}
+
+impl Inner {
+    fn write(&mut self, key: &Bytes, cell: Cell, pins: &[u64]) {
+        let is_put = cell.content.is_some();
+        match self.rows.entry(Key::new(key)) {
+            Entry::Vacant(vacant) => {
+                self.bytes += KEY_OVERHEAD_BYTES + key.len() as u64 + cell.memory_bytes();
+                vacant.insert(Slot { newest: cell, older: Vec::new() });
+            }
+            Entry::Occupied(mut occupied) => {
+                let slot = occupied.get_mut();
+                match slot.newest.content {
+                    Some(_) => self.puts -= 1,
+                    None => self.deletes -= 1,
+                }
+                self.bytes -= slot.memory_bytes();
+                slot.overwrite(cell, pins);
+                self.bytes += slot.memory_bytes();
+            }
+        }
+        match is_put {
+            true => self.puts += 1,
+            false => self.deletes += 1,
+        }
+    }
+
+    /// The rows and deletions that a checkpoint merges, in key order, those that a range deletion
+    /// of this memtable hides left out.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = (&[u8], &Cell)> {
+        let shown = |key: &[u8], version| {
+            self.tombstones.is_empty()
+                || self.tombstones.version_at(key).is_none_or(|deleted| deleted <= version)
+        };
+        self.rows
+            .iter()
+            .map(|(key, slot)| (key.as_slice(), &slot.newest))
+            .filter(move |(key, cell)| shown(key, cell.version))
+    }
+
+    pub(crate) fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
+    }
+}
+
+/// What one memtable knows of a key.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Row(Row),
+    /// Deleted here: what lies below does not matter.
+    Absent,
+    /// Not mentioned here: ask below.
+    Below,
+}
+
+#[derive(Debug, Default)]
+struct Pins {
+    count: AtomicUsize,
+    versions: Mutex<Vec<u64>>,
+}
+
+/// One memtable of one shard.
+#[derive(Debug)]
+pub(crate) struct Memtable {
+    inner: RwLock<Inner>,
+    pins: Pins,
+    /// Version of the last command applied, here or before this memtable existed.
+    version: AtomicU64,
+    /// True if the shard was emptied when this memtable began: nothing below it is visible.
+    floor: bool,
+    /// Memtables that such an emptying cut off. Kept until this one goes, so that their memory is
+    /// returned by the checkpoint thread and not on the lane.
+    garbage: Mutex<Vec<Arc<Memtable>>>,
+    bytes: AtomicU64,
+    bytes_gauge: IntGauge,
+}
+
+impl Memtable {
+    /// An empty memtable that begins after `version`.
+    pub(crate) fn new(version: u64, bytes_gauge: IntGauge) -> Memtable {
+        Memtable::begin(version, bytes_gauge, false, Vec::new())
+    }
+
+    /// An empty memtable that hides everything below, taking the place of `emptied`.
+    pub(crate) fn emptying(version: u64, emptied: &Arc<Memtable>) -> Memtable {
+        // Flat, not a chain: dropping a chain of a million emptyings would overflow the stack.
+        let mut garbage = std::mem::take(&mut *emptied.garbage.lock());
+        if emptied.own_bytes() > 0 {
+            garbage.push(emptied.clone());
+        }
+        Memtable::begin(version, emptied.bytes_gauge.clone(), true, garbage)
+    }
+
+    fn begin(
+        version: u64,
+        bytes_gauge: IntGauge,
+        floor: bool,
+        garbage: Vec<Arc<Memtable>>,
+    ) -> Memtable {
+        Memtable {
+            inner: RwLock::default(),
+            pins: Pins::default(),
+            version: AtomicU64::new(version),
+            floor,
+            garbage: Mutex::new(garbage),
+            bytes: AtomicU64::new(0),
+            bytes_gauge,
+        }
+    }
+
+    /// Applies the changes of one command as `version`, all at once for every reader.
+    ///
+    /// Within a command later changes win over earlier ones.
+    pub(crate) fn apply(&self, version: u64, changes: &[RowChange]) {
+        assert!(version > self.version(), "version {version} does not grow");
+        let overruled = overruled_by_range_deletes(changes);
+
+        let mut inner = self.inner.write();
+        // Pins are rare and few; taken under the read lock, none can appear until this ends.
+        let pins = match self.pins.count.load(Ordering::Acquire) {
+            0 => Vec::new(),
+            _ => self.pins.versions.lock().clone(),
+        };
+        let bytes_before = inner.bytes;
+        for (position, change) in changes.iter().enumerate() {
+            if overruled.contains(&position) {
+                continue;
+            }
+            match change {
+                RowChange::Put { key, value, flags, expires_at_ms } => {
+                    let value = unpinned(value);
+                    let content = Content { flags: *flags, expires_at_ms: *expires_at_ms, value };
+                    inner.write(key, Cell { version, content: Some(content) }, &pins);
+                }
+                RowChange::Delete { key } => {
+                    inner.write(key, Cell { version, content: None }, &pins);
+                }
+                RowChange::DeleteRange(range) => {
+                    if !range.is_empty() {
+                        inner.bytes += tombstones::memory_bytes(range);
+                        Arc::make_mut(&mut inner.tombstones).insert(range, version);
+                    }
+                }
+            }
+        }
+        self.version.store(version, Ordering::Release);
+        let bytes_after = inner.bytes;
+        drop(inner);
+
+        self.bytes.store(bytes_after, Ordering::Relaxed);
+        self.bytes_gauge.add(bytes_after as i64 - bytes_before as i64);
+    }
+
+    /// The newest state of `key` here.
+    pub(crate) fn get(&self, key: &[u8]) -> Found {
+        let inner = self.inner.read();
+        let deleted =
+            if inner.tombstones.is_empty() { None } else { inner.tombstones.version_at(key) };
+        match inner.rows.get(key) {
+            Some(slot) if deleted.is_none_or(|deleted| deleted <= slot.newest.version) => {
+                slot.newest.to_row().map_or(Found::Absent, Found::Row)
+            }
+            None if deleted.is_none() && !self.floor => Found::Below,
+            _ => Found::Absent,
+        }
+    }
+
+    /// Pins the current version: what is newest now stays readable through the pin.
+    pub(crate) fn pin(self: &Arc<Memtable>) -> Pinned {
+        let inner = self.inner.read();
+        let version = self.version();
+        self.pins.versions.lock().push(version);
+        self.pins.count.fetch_add(1, Ordering::Release);
+        Pinned { memtable: self.clone(), version, tombstones: inner.tombstones.clone() }
+    }
+
+    /// (Keys whose newest cell is a row, keys whose newest cell is a deletion).
+    pub(crate) fn key_counts(&self) -> (u64, u64) {
+        let inner = self.inner.read();
+        (inner.puts, inner.deletes)
+    }
+
+    /// Version of the last command applied.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// True if nothing below this memtable is visible.
+    pub(crate) fn is_floor(&self) -> bool {
+        self.floor
+    }
+
+    /// The content, locked for reading: for look-ups of many rows of a memtable that is frozen.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read()
+    }
+
+    /// Memory held, that of cut-off memtables included.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.own_bytes() + self.garbage.lock().iter().map(|old| old.own_bytes()).sum::<u64>()
+    }
+
+    fn own_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Memtable {
+    fn drop(&mut self) {
+        self.bytes_gauge.sub(*self.bytes.get_mut() as i64);
+    }
+}
+
+/// Positions of puts and deletes that a range deletion later in the same command covers. They share
+/// its version, so that versions cannot tell which came first.
+fn overruled_by_range_deletes(changes: &[RowChange]) -> BTreeSet<usize> {
+    let mut ranges = Vec::new();
+    let mut overruled = BTreeSet::new();
+    for (position, change) in changes.iter().enumerate().rev() {
+        match change {
+            RowChange::DeleteRange(range) => ranges.push(range),
+            RowChange::Put { key, .. } | RowChange::Delete { key } => {
+                if ranges.iter().any(|range| range.contains(key)) {
+                    overruled.insert(position);
+                }
+            }
+        }
+    }
+    overruled
+}
+
+/// A memtable at a version that stays readable until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    memtable: Arc<Memtable>,
+    version: u64,
+    tombstones: Arc<Tombstones>,
+}
+
+impl Pinned {
+    /// The range deletions visible at the pinned version.
+    pub(crate) fn tombstones(&self) -> &Arc<Tombstones> {
+        &self.tombstones
+    }
+
+    /// Appends to `out` the cells visible at the pinned version within `bounds`, in key order or
+    /// against it, looking at no more than `keys_max` keys. Cells that range deletions hide are
+    /// included.
+    ///
+    /// Returns the last key looked at if there may be more beyond it.
+    pub(crate) fn chunk(
+        &self,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        reverse: bool,
+        keys_max: usize,
+        out: &mut impl Extend<(Key, Cell)>,
+    ) -> Option<Key> {
+        let inner = self.memtable.inner.read();
+        let mut range = inner.rows.range::<[u8], _>(bounds);
+        let mut last = None;
+        for _ in 0..keys_max {
+            let (key, slot) = if reverse { range.next_back() } else { range.next() }?;
+            if let Some(cell) = slot.at(self.version) {
+                out.extend(Some((key.clone(), cell.clone())));
+            }
+            last = Some(key);
+        }
+        last.cloned()
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let pins = &self.memtable.pins;
+        let mut versions = pins.versions.lock();
+        let position = versions.iter().position(|version| *version == self.version);
+        versions.swap_remove(position.expect("a pin is registered until it is dropped"));
+        pins.count.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+#[path = "memtable_tests.rs"]
+mod tests;

@@ -1,0 +1,149 @@
+//! What the store tells Prometheus. A value, not globals: several nodes live in one process.
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// The store's metrics. Clones share the same counters.
+#[derive(Clone, Debug)]
+pub struct StoreMetrics {
+    pub(crate) checkpoint_duration_seconds: Histogram,
+    pub(crate) checkpoint_rows: Histogram,
+    pub(crate) checkpoint_bytes_total: IntCounter,
+    pub(crate) checkpoint_failures_total: IntCounter,
+    pub(crate) rewrites_total: IntCounter,
+    pub(crate) reopens_total: IntCounter,
+    pub(crate) memtable_bytes: IntGauge,
+    pub(crate) frozen_memtables: IntGauge,
+    pub(crate) redb_file_bytes: IntGauge,
+    reads_total: IntCounterVec,
+    pub(crate) reads_from_memtable: IntCounter,
+    pub(crate) reads_from_base: IntCounter,
+    pub(crate) corruptions_total: IntCounter,
+    pub(crate) read_pool_panics_total: IntCounter,
+}
+
+impl StoreMetrics {
+    /// Metrics that count, but are not registered anywhere yet.
+    pub fn new() -> StoreMetrics {
+        let reads_total = IntCounterVec::new(
+            Opts::new("flotilla_store_reads_total", "Point reads answered, by where the row lay."),
+            &["from"],
+        )
+        .expect("a valid metric");
+        StoreMetrics {
+            checkpoint_duration_seconds: histogram(
+                "flotilla_store_checkpoint_duration_seconds",
+                "Time that one checkpoint took, from merging memtables to its durable commit.",
+                prometheus::exponential_buckets(0.001, 2.0, 14),
+            ),
+            checkpoint_rows: histogram(
+                "flotilla_store_checkpoint_rows",
+                "Rows that one checkpoint merged into redb.",
+                prometheus::exponential_buckets(1.0, 8.0, 8),
+            ),
+            checkpoint_bytes_total: counter(
+                "flotilla_store_checkpoint_bytes_total",
+                "Bytes that checkpoints wrote to the redb file.",
+            ),
+            checkpoint_failures_total: counter(
+                "flotilla_store_checkpoint_failures_total",
+                "Checkpoint commits that failed and were tried again after reopening.",
+            ),
+            rewrites_total: counter(
+                "flotilla_store_rewrites_total",
+                "Shards whose rows a checkpoint rewrote into a new table.",
+            ),
+            reopens_total: counter(
+                "flotilla_store_reopens_total",
+                "Times that the redb file was opened again after a failure.",
+            ),
+            memtable_bytes: gauge(
+                "flotilla_store_memtable_bytes",
+                "Memory held by memtables, active and frozen, of all shards.",
+            ),
+            frozen_memtables: gauge(
+                "flotilla_store_frozen_memtables",
+                "Memtables frozen and not yet merged into redb.",
+            ),
+            redb_file_bytes: gauge("flotilla_store_redb_file_bytes", "Length of the redb file."),
+            reads_from_memtable: reads_total.with_label_values(&["memtable"]),
+            reads_from_base: reads_total.with_label_values(&["redb"]),
+            reads_total,
+            corruptions_total: counter(
+                "flotilla_store_corruptions_total",
+                "Rows and records that failed their checksum when read.",
+            ),
+            read_pool_panics_total: counter(
+                "flotilla_store_read_pool_panics_total",
+                "Jobs of the read pool that panicked.",
+            ),
+        }
+    }
+
+    /// Registers everything with `registry`.
+    ///
+    /// # Errors
+    ///
+    /// If one of the names is registered there already, for example by another node's metrics.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let collectors: [Box<dyn Collector>; 12] = [
+            Box::new(self.checkpoint_duration_seconds.clone()),
+            Box::new(self.checkpoint_rows.clone()),
+            Box::new(self.checkpoint_bytes_total.clone()),
+            Box::new(self.checkpoint_failures_total.clone()),
+            Box::new(self.rewrites_total.clone()),
+            Box::new(self.reopens_total.clone()),
+            Box::new(self.memtable_bytes.clone()),
+            Box::new(self.frozen_memtables.clone()),
+            Box::new(self.redb_file_bytes.clone()),
+            Box::new(self.reads_total.clone()),
+            Box::new(self.corruptions_total.clone()),
+            Box::new(self.read_pool_panics_total.clone()),
+        ];
+        collectors.into_iter().try_for_each(|collector| registry.register(collector))
+    }
+}
+
+impl Default for StoreMetrics {
+    fn default() -> StoreMetrics {
+        StoreMetrics::new()
+    }
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::new(name, help).expect("a valid metric")
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect("a valid metric")
+}
+
+fn histogram(name: &str, help: &str, buckets: prometheus::Result<Vec<f64>>) -> Histogram {
+    let options = HistogramOpts::new(name, help).buckets(buckets.expect("valid buckets"));
+    Histogram::with_opts(options).expect("a valid metric")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_types_agree() {
+        let registry = Registry::new();
+        StoreMetrics::new().register(&registry).unwrap();
+        for family in registry.gather() {
+            let name = family.name();
+            let is_counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+            assert!(name.starts_with("flotilla_store_"), "{name}");
+            assert_eq!(name.ends_with("_total"), is_counter, "{name}");
+            assert!(family.help().ends_with('.'), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_second_registration_is_refused() {
+        let registry = Registry::new();
+        StoreMetrics::new().register(&registry).unwrap();
+        assert!(StoreMetrics::new().register(&registry).is_err());
+    }
+}

@@ -1,0 +1,372 @@
+//! One shard in the store: its stack of memtables above redb, and the handles to it.
+//!
+//! [`Shard`] is the writer: exactly one per shard, owned by the lane of the shard's replica.
+//! [`ShardReader`] is for everybody else and gives out [`View`]s. The stack (the active memtable
+//! and the frozen ones below it) is replaced as a whole; who has loaded it keeps what it loaded.
+//!
+//! Invariants:
+//!
+//! * Only the writer adds to the stack; only a checkpoint takes from it, and only after a snapshot
+//!   that holds the frozen rows has been published. So whoever loads the stack first and the
+//!   snapshot second finds every row in at least one of them.
+//! * A version is given to each command and never again.
+//!
+//! What is absent: when to freeze. The layer above knows the log, the budget and the clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::Store;
+use super::extent::ShardState;
+use super::memtable::{Found, Memtable};
+use super::row::Row;
+use super::view::View;
+use crate::GroupId;
+use crate::range::KeyRange;
+
+/// One change of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowChange {
+    /// Writes a row, whether or not the key existed.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// Eight bits for the layers above.
+        flags: u8,
+        /// When the row expires, in milliseconds since the Unix epoch. `None`: never.
+        expires_at_ms: Option<u64>,
+    },
+    /// Removes a row, whether or not the key existed.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+    /// Removes all rows of a range.
+    DeleteRange(KeyRange),
+}
+
+/// What memory knows of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The newest row.
+    Row(Row),
+    /// There is no such row.
+    Absent,
+    /// Memory does not know: a [`View`] has to ask redb, off the lane.
+    Below,
+}
+
+/// The memtables of a shard at one time.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    pub(crate) active: Arc<Memtable>,
+    /// Frozen and not yet known to be in a published snapshot, newest first.
+    pub(crate) frozen: Vec<Arc<Memtable>>,
+}
+
+impl Stack {
+    /// The memtables from the newest to the oldest that is visible, and whether redb is visible
+    /// below them.
+    pub(crate) fn visible(&self) -> (impl Iterator<Item = &Arc<Memtable>>, bool) {
+        let all = || std::iter::once(&self.active).chain(&self.frozen);
+        let floor = all().position(|memtable| memtable.is_floor());
+        (all().take(floor.map_or(usize::MAX, |floor| floor + 1)), floor.is_none())
+    }
+}
+
+/// What the handles of one shard share.
+pub(crate) struct ShardShared {
+    pub(crate) store: Store,
+    pub(crate) group: GroupId,
+    pub(crate) range: KeyRange,
+    stack: RwLock<Arc<Stack>>,
+    /// Rows in redb as of the last checkpoint.
+    base_rows: AtomicU64,
+    /// Of 1,000 keys that the last checkpoint put (deleted), how many redb did not have (had).
+    new_puts_permille: AtomicU32,
+    hit_deletes_permille: AtomicU32,
+}
+
+impl ShardShared {
+    /// The memtables as they are now. To be loaded before the snapshot.
+    pub(crate) fn stack(&self) -> Arc<Stack> {
+        self.stack.read().clone()
+    }
+
+    /// Takes a memtable off the stack. A snapshot that holds its rows has been published.
+    pub(crate) fn retire(&self, memtable: &Arc<Memtable>) {
+        let mut stack = self.stack.write();
+        let frozen: Vec<_> =
+            stack.frozen.iter().filter(|frozen| !Arc::ptr_eq(frozen, memtable)).cloned().collect();
+        assert_eq!(frozen.len() + 1, stack.frozen.len(), "a memtable is retired once");
+        *stack = Arc::new(Stack { active: stack.active.clone(), frozen });
+        self.store.metrics().frozen_memtables.dec();
+    }
+
+    /// Learns from a checkpoint how many rows there are, and how many puts were of new keys.
+    pub(crate) fn learn(&self, rows: u64, tally: Tally) {
+        self.base_rows.store(rows, Ordering::Relaxed);
+        let permille = |part: u64, of: u64| (part * 1000).checked_div(of);
+        if let Some(permille) = permille(tally.puts_new, tally.puts) {
+            self.new_puts_permille.store(permille as u32, Ordering::Relaxed);
+        }
+        if let Some(permille) = permille(tally.deletes_hit, tally.deletes) {
+            self.hit_deletes_permille.store(permille as u32, Ordering::Relaxed);
+        }
+    }
+
+    fn keys_estimate(&self) -> u64 {
+        let stack = self.stack();
+        let (memtables, base_visible) = stack.visible();
+        let base_rows = if base_visible { self.base_rows.load(Ordering::Relaxed) } else { 0 };
+        let (new_permille, hit_permille) = match base_rows {
+            0 => (1000, 0),
+            _ => (
+                u64::from(self.new_puts_permille.load(Ordering::Relaxed)),
+                u64::from(self.hit_deletes_permille.load(Ordering::Relaxed)),
+            ),
+        };
+        let (mut more, mut fewer) = (0, 0);
+        for memtable in memtables {
+            let (puts, deletes) = memtable.key_counts();
+            more += puts * new_permille / 1000;
+            fewer += deletes * hit_permille / 1000;
+        }
+        (base_rows + more).saturating_sub(fewer)
+    }
+
+    pub(crate) fn view(self: &Arc<Self>) -> View {
+        View::load(self)
+    }
+}
+
+/// What a checkpoint found out about the keys that it merged into redb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) puts: u64,
+    pub(crate) puts_new: u64,
+    pub(crate) deletes: u64,
+    pub(crate) deletes_hit: u64,
+}
+
+/// The writer of one shard.
+pub struct Shard {
+    shared: Arc<ShardShared>,
+    active: Arc<Memtable>,
+    meta: Bytes,
+}
+
+impl Shard {
+    pub(crate) fn new(store: &Store, range: KeyRange, state: &ShardState) -> Shard {
+        let gauge = store.metrics().memtable_bytes.clone();
+        let active = Arc::new(Memtable::new(state.version, gauge));
+        let stack = Stack { active: active.clone(), frozen: Vec::new() };
+        let shared = ShardShared {
+            store: store.clone(),
+            group: state.group,
+            range,
+            stack: RwLock::new(Arc::new(stack)),
+            base_rows: AtomicU64::new(state.rows),
+            // Until a checkpoint has taught better: all puts are new, all deletes hit.
+            new_puts_permille: AtomicU32::new(1000),
+            hit_deletes_permille: AtomicU32::new(1000),
+        };
+        Shard { shared: Arc::new(shared), active, meta: state.meta.clone() }
+    }
+
+    /// The shard's group.
+    pub fn group(&self) -> GroupId {
+        self.shared.group
+    }
+
+    /// The keys that the shard owns.
+    pub fn range(&self) -> &KeyRange {
+        &self.shared.range
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<ShardShared> {
+        &self.shared
+    }
+
+    /// The meta given last: on creation, by the record on opening, or to [`Shard::freeze`].
+    pub fn meta(&self) -> &Bytes {
+        &self.meta
+    }
+
+    /// What memory knows of `key`. Never touches the disk.
+    pub fn lookup(&self, key: &[u8]) -> Lookup {
+        match self.active.get(key) {
+            Found::Row(row) => return Lookup::Row(row),
+            Found::Absent => return Lookup::Absent,
+            Found::Below => {}
+        }
+        let stack = self.shared.stack();
+        for memtable in &stack.frozen {
+            match memtable.get(key) {
+                Found::Row(row) => return Lookup::Row(row),
+                Found::Absent => return Lookup::Absent,
+                Found::Below => {}
+            }
+        }
+        Lookup::Below
+    }
+
+    /// Applies the changes of one command, in order and for readers all at once, and returns the
+    /// version that the command got. A command without changes gets a version too.
+    ///
+    /// Deleting the whole range of the shard and nothing else is [`Shard::clear`].
+    ///
+    /// # Panics
+    ///
+    /// If a key lies outside the shard's range: the caller checks that when it applies.
+    pub fn apply(&mut self, changes: Vec<RowChange>) -> u64 {
+        if let [RowChange::DeleteRange(range)] = &changes[..]
+            && range.covers(&self.shared.range)
+        {
+            return self.clear();
+        }
+        for change in &changes {
+            if let RowChange::Put { key, .. } | RowChange::Delete { key } = change {
+                assert!(
+                    self.shared.range.contains(key),
+                    "a key outside of {:?} reached shard {}",
+                    self.shared.range,
+                    self.shared.group
+                );
+            }
+        }
+        let version = self.version() + 1;
+        self.active.apply(version, &changes);
+        version
+    }
+
+    /// Empties the whole shard and returns the version of that. Costs the same for any number of
+    /// rows: the next checkpoint gives the shard an empty extent and drops its old tables.
+    pub fn clear(&mut self) -> u64 {
+        let version = self.version() + 1;
+        let empty = Arc::new(Memtable::emptying(version, &self.active));
+        let emptied = std::mem::replace(&mut self.active, empty);
+        let mut stack = self.shared.stack.write();
+        debug_assert!(Arc::ptr_eq(&stack.active, &emptied), "only the writer changes the active");
+        // Frozen memtables stay: their checkpoint is under way and records their applied index.
+        *stack = Arc::new(Stack { active: self.active.clone(), frozen: stack.frozen.clone() });
+        version
+    }
+
+    /// The shard as it is now, for reading.
+    pub fn view(&self) -> View {
+        self.shared.view()
+    }
+
+    /// A handle that gives out views and can go to other threads.
+    pub fn reader(&self) -> ShardReader {
+        ShardReader { shared: self.shared.clone() }
+    }
+
+    /// Freezes the active memtable, to be handed to the checkpointer. `applied` is index and term
+    /// of the last command applied; `meta` is recorded with it and given back on opening.
+    ///
+    /// A shard without changes is frozen too: its applied index moves on. At most two memtables of
+    /// a shard should be frozen at a time ([`Shard::frozen_count`]); the caller holds writes back.
+    /// The caller hands a shard's frozen memtables to the checkpointer in the order it froze them.
+    pub fn freeze(&mut self, applied: (u64, u64), meta: Bytes) -> Frozen {
+        let version = self.version();
+        let gauge = self.shared.store.metrics().memtable_bytes.clone();
+        let memtable = std::mem::replace(&mut self.active, Arc::new(Memtable::new(version, gauge)));
+        let mut stack = self.shared.stack.write();
+        let frozen = std::iter::once(&memtable).chain(&stack.frozen).cloned().collect();
+        *stack = Arc::new(Stack { active: self.active.clone(), frozen });
+        self.shared.store.metrics().frozen_memtables.inc();
+        drop(stack);
+        self.meta = meta.clone();
+        let kind = FrozenKind::Rows { meta };
+        Frozen { shared: self.shared.clone(), memtable, applied, version, kind }
+    }
+
+    /// Gives the shard up: the next checkpoint removes its record and drops its tables.
+    pub fn remove(mut self) -> Frozen {
+        let frozen = self.freeze((0, 0), Bytes::new());
+        Frozen { kind: FrozenKind::Removal, ..frozen }
+    }
+
+    /// Memtables frozen and not yet merged into redb.
+    pub fn frozen_count(&self) -> usize {
+        self.shared.stack().frozen.len()
+    }
+
+    /// Memory held by all memtables of the shard.
+    pub fn memory_bytes(&self) -> u64 {
+        let stack = self.shared.stack();
+        stack.frozen.iter().chain([&stack.active]).map(|memtable| memtable.memory_bytes()).sum()
+    }
+
+    /// Memory held by the active memtable: what a freeze would hand to the checkpointer.
+    pub fn active_bytes(&self) -> u64 {
+        self.active.memory_bytes()
+    }
+
+    /// About how many rows the shard has. Cheap; exact when all is in redb or nothing is. Counts as
+    /// new the share of puts that was new in the last checkpoint.
+    pub fn keys_estimate(&self) -> u64 {
+        self.shared.keys_estimate()
+    }
+
+    /// Version of the last command.
+    pub fn version(&self) -> u64 {
+        self.active.version()
+    }
+}
+
+/// A handle to a shard for readers on any thread.
+#[derive(Clone)]
+pub struct ShardReader {
+    shared: Arc<ShardShared>,
+}
+
+impl ShardReader {
+    /// The shard as it is now.
+    pub fn view(&self) -> View {
+        self.shared.view()
+    }
+
+    /// See [`Shard::keys_estimate`].
+    pub fn keys_estimate(&self) -> u64 {
+        self.shared.keys_estimate()
+    }
+}
+
+/// What a frozen memtable is for.
+#[derive(Debug)]
+pub(crate) enum FrozenKind {
+    /// Its rows go into redb, with this meta in the record.
+    Rows { meta: Bytes },
+    /// The shard goes.
+    Removal,
+}
+
+/// A frozen memtable on its way into redb.
+pub struct Frozen {
+    pub(crate) shared: Arc<ShardShared>,
+    pub(crate) memtable: Arc<Memtable>,
+    pub(crate) applied: (u64, u64),
+    pub(crate) version: u64,
+    pub(crate) kind: FrozenKind,
+}
+
+impl Frozen {
+    /// The shard's group.
+    pub fn group(&self) -> GroupId {
+        self.shared.group
+    }
+
+    /// Index and term of the last command in it.
+    pub fn applied(&self) -> (u64, u64) {
+        self.applied
+    }
+}

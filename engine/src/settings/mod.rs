@@ -148,7 +148,7 @@ impl Default for RaftSettings {
     fn default() -> Self {
         RaftSettings {
             election_timeout: Duration::from_millis(300),
-            heartbeat_interval: Duration::from_millis(50),
+            heartbeat_interval: Duration::from_millis(60),
         }
     }
 }
@@ -156,8 +156,8 @@ impl Default for RaftSettings {
 impl Default for StorageSettings {
     fn default() -> Self {
         StorageSettings {
-            memtable_bytes: Size::mib(128),
-            cache_bytes: Size::mib(256),
+            memtable_bytes: Size::mib(64),
+            cache_bytes: Size::mib(128),
             segment_bytes: Size::mib(64),
             checkpoint_age: Duration::from_secs(60),
         }
@@ -169,7 +169,7 @@ impl Default for LimitSettings {
         LimitSettings {
             key_bytes_max: Size::kib(4),
             value_bytes_max: Size::mib(8),
-            budget_bytes: Size::mib(256),
+            budget_bytes: Size::mib(128),
             connections_max: 10_000,
         }
     }
@@ -205,5 +205,29 @@ impl Settings {
             return Ok(Some(keys));
         }
         self.shards.map(splits::even_splits).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::NodeOptions;
+    use flotilla_shard::NodeId;
+
+    /// A program that embeds the engine and a server that runs it start from the same defaults.
+    #[test]
+    fn defaults_are_those_of_the_builder() {
+        let settings = Settings::default();
+        let options = NodeOptions::new(NodeId(settings.node_id), settings.data_dir.clone());
+        assert_eq!(settings.cluster_name, options.cluster_name);
+        assert_eq!(settings.raft.election_timeout, options.election_timeout);
+        assert_eq!(settings.raft.heartbeat_interval, options.heartbeat_interval);
+        assert_eq!(settings.storage.memtable_bytes.get(), options.memtable_bytes);
+        assert_eq!(settings.storage.cache_bytes.get(), options.cache_bytes as u64);
+        assert_eq!(settings.storage.segment_bytes.get(), options.segment_bytes);
+        assert_eq!(settings.storage.checkpoint_age, options.checkpoint_age);
+        assert_eq!(settings.limits.key_bytes_max.get(), options.key_bytes_max);
+        assert_eq!(settings.limits.value_bytes_max.get(), options.value_bytes_max);
+        assert_eq!(settings.limits.budget_bytes.get(), options.budget_bytes);
     }
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use flotilla_shard::ShardStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::Status;
+
 /// A node that lags by more committed entries than this on some shard is not ready. Under load a
 /// healthy replica is always a few entries behind; a restarted one replays far more.
 pub const READY_LAG_ENTRIES_MAX: u64 = 1000;
@@ -90,6 +92,17 @@ pub struct PlacementView {
 }
 
 impl NodeView {
+    /// A node whose engine does not run yet.
+    pub fn unborn(node_id: u64, cluster: &str) -> NodeView {
+        NodeView::new(node_id, cluster, &[], &BTreeSet::new())
+    }
+
+    /// What a running engine says about itself.
+    pub fn of(status: &Status) -> NodeView {
+        let connected = status.connected.iter().map(|node| node.0).collect();
+        NodeView::new(status.node_id.0, &status.cluster_name, &status.shards, &connected)
+    }
+
     /// Puts together what a node says about itself; `connected` are the peers it is connected to.
     pub fn new(
         node_id: u64,

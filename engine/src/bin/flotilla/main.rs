@@ -1,0 +1,92 @@
+//! The `flotilla` binary: one file per subcommand, and what they share.
+//!
+//! Exit codes: 0 all went well, 1 something failed while running, 2 the command line or the
+//! configuration is wrong. What a command is asked for goes to standard output, everything else to
+//! standard error.
+#![forbid(unsafe_code)]
+
+/// Writes a line to standard output. A reader that went away, as in `flotilla status | head -1`,
+/// is no reason to fail, let alone to panic as `println!` would.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout().lock(), $($words)*);
+    }};
+}
+
+mod config;
+mod demo;
+mod failure;
+mod node;
+mod serve;
+mod settings_args;
+mod signals;
+mod status;
+mod tables;
+mod verdict;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A sharded, replicated, durable key-value store that speaks the Redis protocol.
+#[derive(Debug, Parser)]
+#[command(name = "flotilla", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start three nodes in this process, load them, and show what they do.
+    Demo(demo::DemoArgs),
+    /// Run one node.
+    Serve(serve::ServeArgs),
+    /// Ask running nodes what they host and how many losses they can bear.
+    Status(status::StatusArgs),
+    /// Check or print the configuration without starting anything.
+    Config(config::ConfigArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Config(args) => config::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("flotilla: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+/// Starts logging to standard error. `filter` is what the `log` setting says.
+fn start_logging(filter: &str) -> Result<(), Failure> {
+    use std::io::IsTerminal;
+
+    tracing_subscriber::fmt()
+        .with_env_filter(log_filter(filter)?)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init()
+        .map_err(|error| Failure::runtime(format!("cannot start logging: {error}")))
+}
+
+fn log_filter(filter: &str) -> Result<tracing_subscriber::EnvFilter, Failure> {
+    tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Failure::usage(format!(
+            "log `{filter}` is not a filter: {error}; write a level (error, warn, info, debug, \
+             trace), or warn,flotilla_router=debug"
+        ))
+    })
+}

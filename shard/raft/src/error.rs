@@ -4,12 +4,19 @@ use thiserror::Error;
 
 use crate::types::{Index, ReplicaId};
 
+fn lead(leader: Option<ReplicaId>) -> String {
+    match leader {
+        Some(leader) => format!("replica {leader} does"),
+        None => "no leader is known".to_owned(),
+    }
+}
+
 /// Why a proposal was not taken. Nothing was appended: it is certain that the payload will not
 /// be committed by this call.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProposeError {
     /// This replica does not lead; ask `leader` if it is known.
-    #[error("this replica does not lead its group; the leader is {leader:?}")]
+    #[error("this replica does not lead its group; {}", lead(*leader))]
     NotLeader {
         /// The leader of the current term, as far as this replica knows.
         leader: Option<ReplicaId>,
@@ -46,7 +53,7 @@ impl ProposeError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// This replica does not lead, or lost its leadership before the read was confirmed.
-    #[error("this replica does not lead its group; the leader is {leader:?}")]
+    #[error("this replica does not lead its group; {}", lead(*leader))]
     NotLeader {
         /// The leader of the current term, as far as this replica knows.
         leader: Option<ReplicaId>,

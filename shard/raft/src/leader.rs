@@ -129,11 +129,11 @@ impl Node<Leader> {
         match outcome {
             AppendOutcome::Accepted { matched } => self.acknowledged(at, matched),
             AppendOutcome::Rejected { prev, hint, first } => {
-                if !follower.is_refusal_current(prev) {
+                if first > hint.index || hint.index > prev || prev > self.core.log.last().index {
+                    self.core.violations += 1;
                     return;
                 }
-                if first > hint.index || hint.index > prev {
-                    self.core.violations += 1;
+                if !follower.is_refusal_current(prev) {
                     return;
                 }
                 let base = self.core.log.base().index;

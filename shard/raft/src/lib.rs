@@ -1,4 +1,56 @@
 //! Raft consensus for one group, as an IO-free state machine: events in, effects out.
+//!
+//! A [`Raft`] is one replica. It owns no thread, socket, file or clock: the shell hands in what
+//! happened, together with the time, and [`Raft::ready`] says what is to be done. The same events at
+//! the same times give the same effects, so whole groups run in tests, replayable to the byte, and
+//! thousands of groups share a few threads.
+//!
+//! ```text
+//!             propose, read, step(Tick | Receive | Persisted | Fetched | ...)
+//!   shell ─────────────────────────────────────────────────────────────────────> Raft
+//!         <───────────────────────────────────────────────────────────────────── ready()
+//!             persist (with a ticket), messages, apply, reads, fetch, role_changed
+//! ```
+//!
+//! A turn is: feed everything that has happened, call `ready` once, do what it says. What is fed
+//! together leaves together: a hundred proposals of one turn are one write and one append to each
+//! follower.
+//!
+//! # What it promises
+//!
+//! The five properties of the Raft paper (Ongaro and Ousterhout 2014, figure 3): at most one leader
+//! in a term; a leader only appends; logs that share an entry share everything before it; a leader
+//! has everything committed before its term; no two replicas apply different entries at an index.
+//! They hold whatever the network and the disks do, as long as what a disk reported durable stays
+//! so (a replica that may have lost something is opened as *suspect*, and takes no part). Beyond
+//! the paper:
+//!
+//! * Messages that promise something wait inside the core until the write that holds the promise
+//!   is durable. Writes and all other messages go out side by side. A leader's own disk is one vote
+//!   among others.
+//! * Writes are named by tickets. A position in the log can be written twice with other content;
+//!   only what is still there counts as durable (see `persistence`).
+//! * A read is confirmed by a round of heartbeats that began after it was asked; read ids and
+//!   rounds are never reused, and a read that cannot be confirmed is refused, not forgotten.
+//! * Everything that can grow is bounded by [`Limits`].
+//! * Messages are judged, not trusted: nonsense is counted in [`Status::violations`] and dropped.
+//!   Broken invariants of the core itself, and of the shell's side of the contract, are asserted.
+//!
+//! # Where to read
+//!
+//! `raft` is the door, `receive` sorts messages by term, `node` has the roles and the transitions
+//! between them, `candidate`, `follower`, `leader`, `replicate`, `progress` and `reads` do what the
+//! roles do, `core` keeps what survives them. `log` and `persistence` are the two halves of the
+//! log: what it is, and how much of it is durable. `docs/raft.md` has the algorithm in one piece,
+//! `docs/pitfalls.md` the mistakes that others made and the tests that guard against them.
+//!
+//! # What is absent
+//!
+//! Membership changes, learners, snapshots, leader leases and leadership transfer. A follower that
+//! needs entries from before the leader's base cannot be repaired yet: its state says so
+//! ([`FollowerState::NeedsSnapshot`]) and it gets heartbeats. Proposals and reads are not forwarded:
+//! the refusal names the leader. Nothing here knows group ids, nodes, addresses or what a payload
+//! means; nothing retries on behalf of a client.
 #![forbid(unsafe_code)]
 
 mod candidate;
@@ -19,6 +71,7 @@ mod raft;
 mod random;
 mod reads;
 mod ready;
+mod receive;
 mod replicate;
 mod status;
 mod types;

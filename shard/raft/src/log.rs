@@ -251,3 +251,120 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { index: Index(index), term: Term(term), payload: "payload".into() }
+    }
+
+    /// Terms 1 1 1 4 4 6 6, all cached.
+    fn log() -> Log {
+        let mut log = Log::new(Position::default(), Vec::new(), Index(0));
+        for (at, term) in [1, 1, 1, 4, 4, 6, 6].into_iter().enumerate() {
+            log.append(entry(at as u64 + 1, term));
+        }
+        log
+    }
+
+    fn terms(log: &Log) -> Vec<u64> {
+        let (first, last) = (log.base().index.0 + 1, log.last().index.0);
+        (first..=last).map(|index| log.term_at(Index(index)).unwrap().0).collect()
+    }
+
+    #[test]
+    fn terms_are_known_without_entries() {
+        let log = log();
+        assert_eq!(terms(&log), [1, 1, 1, 4, 4, 6, 6]);
+        assert_eq!(log.term_at(Index(0)), Some(Term(0)));
+        assert_eq!(log.term_at(Index(8)), None);
+        assert_eq!(log.run_start(Index(5)), Index(4));
+    }
+
+    #[test]
+    fn hints_skip_whole_terms() {
+        let log = log();
+        let hint = |index, term| log.last_at_or_before(Index(index), Term(term));
+        assert_eq!(hint(7, 6), Position::new(7, 6));
+        assert_eq!(hint(7, 5), Position::new(5, 4));
+        assert_eq!(hint(9, 3), Position::new(3, 1));
+        assert_eq!(hint(4, 9), Position::new(4, 4));
+        assert_eq!(hint(7, 0), Position::default());
+    }
+
+    #[test]
+    fn truncation_forgets_terms_and_bytes() {
+        let mut log = log();
+        log.truncate(Index(5));
+        assert_eq!(log.last(), Position::new(4, 4));
+        assert_eq!(terms(&log), [1, 1, 1, 4]);
+        assert_eq!(log.tail_bytes(), 4 * entry(1, 1).bytes());
+        log.append(entry(5, 7));
+        assert_eq!(terms(&log), [1, 1, 1, 4, 7]);
+        log.truncate(Index(1));
+        assert_eq!(log.last(), Position::default());
+        assert_eq!(log.tail_bytes(), 0);
+    }
+
+    #[test]
+    fn compaction_keeps_what_is_above() {
+        for to in 1..=7 {
+            let mut log = log();
+            let before = terms(&log);
+            log.compact(Index(to));
+            assert_eq!(terms(&log), before[to as usize..], "compacted up to {to}");
+            assert_eq!(log.base().term.0, before[to as usize - 1]);
+            assert_eq!(log.term_at(Index(to - 1)), None);
+            log.append(entry(8, 6));
+            assert_eq!(log.term_at(Index(8)), Some(Term(6)));
+        }
+    }
+
+    #[test]
+    fn reading_respects_limits_and_never_starves() {
+        let log = log();
+        let each = entry(1, 1).bytes();
+        let count = |from, to, entries, bytes, oversize| {
+            log.read(Index(from), Index(to), entries, bytes, oversize).len()
+        };
+        assert_eq!(count(1, 7, 100, usize::MAX, true), 7);
+        assert_eq!(count(3, 5, 100, usize::MAX, true), 3);
+        assert_eq!(count(1, 7, 2, usize::MAX, true), 2);
+        assert_eq!(count(1, 7, 100, 3 * each, true), 3);
+        assert_eq!(count(1, 7, 100, 3 * each - 1, true), 2);
+        assert_eq!(count(1, 7, 100, 1, true), 1);
+        assert_eq!(count(1, 7, 100, 1, false), 0);
+        assert_eq!(count(8, 9, 100, usize::MAX, true), 0);
+    }
+
+    #[test]
+    fn evicted_entries_come_back_through_the_window() {
+        let mut log = log();
+        log.evict(Index(4), 0);
+        assert_eq!(log.cache_start(), Index(5));
+        assert!(!log.is_cached(Index(2)) && log.is_cached(Index(5)));
+        log.set_window(vec![entry(2, 1), entry(3, 1), entry(4, 4)]);
+        let read = log.read(Index(2), Index(7), 100, usize::MAX, true);
+        assert_eq!(read, [entry(2, 1), entry(3, 1), entry(4, 4)]);
+    }
+
+    /// What the journal answers late is compared with the log as it is now.
+    #[test]
+    fn a_window_holds_only_entries_of_the_log() {
+        let mut log = log();
+        log.evict(Index(7), 0);
+        log.set_window(vec![entry(3, 1), entry(4, 2), entry(5, 4)]);
+        assert!(log.is_cached(Index(3)) && !log.is_cached(Index(4)));
+        log.set_window(vec![entry(6, 6), entry(7, 6), entry(8, 6)]);
+        assert!(log.is_cached(Index(7)) && !log.is_cached(Index(8)));
+        log.truncate(Index(7));
+        log.append(entry(7, 9));
+        assert_eq!(log.read(Index(7), Index(7), 1, 1, true), [entry(7, 9)]);
+        log.set_window(vec![entry(3, 1), entry(5, 4)]);
+        assert!(log.is_cached(Index(3)) && !log.is_cached(Index(5)));
+        log.set_window(Vec::new());
+        assert!(!log.is_cached(Index(3)));
+    }
+}

@@ -92,10 +92,12 @@ pub(crate) struct Ballot {
 }
 
 impl Ballot {
-    /// Takes the first answer of a voter; later ones change nothing.
+    /// Takes the answer of a voter. A grant stands; a refusal may have answered an earlier
+    /// attempt and gives way to a grant.
     pub(crate) fn record(&mut self, voter: ReplicaId, granted: bool) {
-        if !self.answers.iter().any(|(id, _)| *id == voter) {
-            self.answers.push((voter, granted));
+        match self.answers.iter_mut().find(|(id, _)| *id == voter) {
+            Some((_, answer)) => *answer |= granted,
+            None => self.answers.push((voter, granted)),
         }
     }
 

@@ -196,3 +196,100 @@ fn supersedes(newer: &Message, older: &Message) -> bool {
         _ => newer == older,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ReplicaId, Round, Term};
+
+    fn accepted(matched: u64) -> Envelope {
+        let outcome = AppendOutcome::Accepted { matched: Index(matched) };
+        let message = Message::AppendReply { term: Term(1), outcome };
+        Envelope { to: ReplicaId(2), message }
+    }
+
+    fn write(persistence: &mut Persistence, last: u64) -> Ticket {
+        persistence.begin_write(Index(last), Time(0))
+    }
+
+    fn complete(persistence: &mut Persistence, ticket: Ticket) -> Vec<Envelope> {
+        let mut outbox = Vec::new();
+        persistence.complete(ticket, &mut outbox);
+        outbox
+    }
+
+    #[test]
+    fn overwritten_content_never_counts() {
+        let mut persistence = Persistence::new(Index(10));
+        let first = write(&mut persistence, 20);
+        persistence.truncate(Index(15));
+        let second = write(&mut persistence, 20);
+        complete(&mut persistence, first);
+        assert_eq!(persistence.persisted(), Index(14), "15 to 20 are other entries now");
+        complete(&mut persistence, second);
+        assert_eq!(persistence.persisted(), Index(20));
+    }
+
+    #[test]
+    fn truncation_takes_back_what_was_durable() {
+        let mut persistence = Persistence::new(Index(10));
+        persistence.truncate(Index(8));
+        assert_eq!(persistence.persisted(), Index(7));
+        let ticket = write(&mut persistence, 9);
+        complete(&mut persistence, ticket);
+        assert_eq!(persistence.persisted(), Index(9));
+    }
+
+    #[test]
+    fn a_later_ticket_stands_for_all_earlier_ones() {
+        let mut persistence = Persistence::new(Index(0));
+        write(&mut persistence, 1);
+        write(&mut persistence, 2);
+        let last = write(&mut persistence, 3);
+        complete(&mut persistence, last);
+        assert_eq!(persistence.persisted(), Index(3));
+        assert_eq!(complete(&mut persistence, Ticket(1)), [], "an old report changes nothing");
+    }
+
+    #[test]
+    #[should_panic(expected = "never handed out")]
+    fn an_unknown_ticket_is_a_broken_shell() {
+        complete(&mut Persistence::new(Index(0)), Ticket(1));
+    }
+
+    #[test]
+    fn messages_wait_for_the_write_they_need() {
+        let mut persistence = Persistence::new(Index(0));
+        let mut outbox = Vec::new();
+        persistence.send(accepted(0), Needs::Log, Index(0), &mut outbox);
+        assert_eq!(outbox.len(), 1, "nothing is being written");
+        persistence.send(accepted(1), Needs::Log, Index(1), &mut outbox);
+        persistence.send(accepted(0), Needs::HardState, Index(1), &mut outbox);
+        assert_eq!(outbox.len(), 2, "the hard state is durable, entry 1 is not");
+        let ticket = write(&mut persistence, 1);
+        assert_eq!(complete(&mut persistence, ticket), [accepted(1)]);
+    }
+
+    /// A hung disk and a peer that repeats itself must not fill the memory.
+    #[test]
+    fn repeated_answers_are_held_once() {
+        let mut persistence = Persistence::new(Index(0));
+        let mut outbox = Vec::new();
+        persistence.hard_state_changed();
+        for round in 1..1000 {
+            persistence.send(accepted(round), Needs::Log, Index(1000), &mut outbox);
+            let message = Message::HeartbeatReply {
+                term: Term(1),
+                round: Round(round),
+                matched: Index(0),
+                received: Index(0),
+            };
+            let reply = Envelope { to: ReplicaId(2), message };
+            persistence.send(reply, Needs::HardState, Index(1000), &mut outbox);
+        }
+        let ticket = write(&mut persistence, 1000);
+        let released = complete(&mut persistence, ticket);
+        assert_eq!(released.len(), 2);
+        assert_eq!(released[0], accepted(999));
+    }
+}

@@ -139,13 +139,16 @@ impl Progress {
     }
 
     /// True if a refusal of an append after `prev` is an answer to what was sent last, and not
-    /// old news.
+    /// old news. A refusal of what was acknowledged before is always taken for old news: if the
+    /// follower has really lost it, no other probe could help, and this one is repeated no
+    /// faster than heartbeats are.
     pub(crate) fn is_refusal_current(&self, prev: Index) -> bool {
-        match self.feed {
-            Feed::Replicate => prev > self.matched,
-            Feed::Probe { .. } => prev == self.next.previous(),
-            Feed::NeedsSnapshot => false,
-        }
+        prev > self.matched
+            && match self.feed {
+                Feed::Replicate => true,
+                Feed::Probe { .. } => prev == self.next.previous(),
+                Feed::NeedsSnapshot => false,
+            }
     }
 
     /// Goes back to looking for the place where the logs agree, beginning right after `prev`.

@@ -1,0 +1,549 @@
+//! The cluster that scripts drive: every message and every write waits until the script lets it
+//! go on. See `testscripts/README.md` for the commands.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+    time::Duration,
+};
+
+use flotilla_raft::{
+    Entry, Envelope, Event, Fetch, FollowerState, HardState, Index, Limits, Options, Persist,
+    Position, Raft, ReplicaId, Restored, Term, Time,
+};
+
+use crate::show;
+
+#[derive(Default)]
+struct Disk {
+    hard_state: HardState,
+    entries: Vec<Entry>,
+    base: Index,
+    checkpoint: Index,
+    suspect: bool,
+}
+
+struct Node {
+    raft: Option<Raft>,
+    disk: Disk,
+    writes: VecDeque<Persist>,
+    fetches: VecDeque<Fetch>,
+    slow_disk: bool,
+    slow_fetch: bool,
+}
+
+#[derive(Default)]
+pub struct Cluster {
+    nodes: BTreeMap<u64, Node>,
+    options: Vec<String>,
+    now: u64,
+    /// From, to, in the order sent.
+    network: VecDeque<(u64, Envelope)>,
+    cut: Vec<(u64, u64)>,
+    transcript: String,
+    quiet: bool,
+}
+
+type Outcome = Result<(), String>;
+
+impl Cluster {
+    pub fn take_transcript(&mut self) -> String {
+        std::mem::take(&mut self.transcript)
+    }
+
+    fn say(&mut self, line: &str) {
+        if !self.quiet {
+            self.transcript += line;
+            self.transcript.push('\n');
+        }
+    }
+
+    pub fn command(&mut self, line: &str) -> Outcome {
+        let (quiet, line) = match line.strip_prefix("quiet ") {
+            Some(line) => (true, line),
+            None => (false, line),
+        };
+        self.quiet = quiet;
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        match (verb, &words[..]) {
+            ("cluster", [count, options @ ..]) => {
+                self.nodes.clear();
+                self.network.clear();
+                self.cut.clear();
+                self.options = options.iter().map(ToString::to_string).collect();
+                for id in 1..=number(count)? {
+                    let node = Node {
+                        raft: None,
+                        disk: Disk::default(),
+                        writes: VecDeque::new(),
+                        fetches: VecDeque::new(),
+                        slow_disk: false,
+                        slow_fetch: false,
+                    };
+                    self.nodes.insert(id, node);
+                }
+                let ids: Vec<u64> = self.nodes.keys().copied().collect();
+                ids.into_iter().try_for_each(|id| self.start(id))
+            }
+            ("start", [id, log @ ..]) => {
+                let id = number(id)?;
+                self.node(id)?.disk = disk(log)?;
+                self.start(id)
+            }
+            ("campaign", [id]) => self.step(number(id)?, Event::Campaign),
+            ("propose", [id, ..]) => {
+                let id = number(id)?;
+                for payload in &words[1..] {
+                    self.propose(id, payload)?;
+                }
+                self.turn(id)
+            }
+            ("read", [id]) => {
+                let id = number(id)?;
+                let now = Time(self.now);
+                let line = match self.raft(id)?.read(now) {
+                    Ok(read) => format!("n{id} read {read}"),
+                    Err(error) => format!("n{id} read refused: {error}"),
+                };
+                self.say(&line);
+                self.turn(id)
+            }
+            ("deliver", links) => self.deliver(links, usize::MAX),
+            ("deliver-one", links) => self.deliver(links, 1),
+            ("settle", []) => {
+                for _ in 0..10_000 {
+                    if self.network.is_empty() {
+                        return Ok(());
+                    }
+                    self.deliver(&[], usize::MAX)?;
+                }
+                Err("the network never settles".to_owned())
+            }
+            ("drop", links) => {
+                let links = parse_links(links)?;
+                for (from, envelope) in self.take_messages(&links) {
+                    let text = show::message(&envelope.message);
+                    self.say(&format!("lost n{from} -> n{} {text}", envelope.to));
+                }
+                Ok(())
+            }
+            ("repeat", links) => {
+                let links = parse_links(links)?;
+                let again: Vec<_> =
+                    self.network.iter().filter(|m| matches(m, &links)).cloned().collect();
+                self.network.extend(again);
+                Ok(())
+            }
+            ("reverse", links) => {
+                let links = parse_links(links)?;
+                let reversed = self.take_messages(&links).into_iter().rev();
+                self.network.extend(reversed);
+                Ok(())
+            }
+            ("cut", links) => {
+                self.cut.extend(parse_links(links)?);
+                Ok(())
+            }
+            ("isolate", [id]) => {
+                let id = number(id)?;
+                let others: Vec<u64> = self.nodes.keys().copied().filter(|o| *o != id).collect();
+                self.cut.extend(others.into_iter().flat_map(|other| [(id, other), (other, id)]));
+                Ok(())
+            }
+            ("heal", []) => {
+                self.cut.clear();
+                Ok(())
+            }
+            ("inject", [link, ..]) => {
+                let (from, to) = parse_link(link)?;
+                let text = rest.strip_prefix(link).unwrap_or_default().trim();
+                let message = show::parse(text)?;
+                self.step(to, Event::Receive { from: ReplicaId(from), message })
+            }
+            ("unreachable", [at, peer]) => {
+                let peer = ReplicaId(number(peer)?);
+                self.step(number(at)?, Event::Unreachable(peer))
+            }
+            ("wait", [time]) => self.wait(number(time)?),
+            ("run", [time]) => {
+                // Time passes and the network works.
+                for _ in 0..number(time)? {
+                    self.wait(1)?;
+                    while !self.network.is_empty() {
+                        self.deliver(&[], usize::MAX)?;
+                    }
+                }
+                Ok(())
+            }
+            ("timeout", [id]) => {
+                let id = number(id)?;
+                self.now = self.raft(id)?.next_tick().0.max(self.now);
+                self.step(id, Event::Tick)
+            }
+            ("disk", [id, speed]) => {
+                self.node(number(id)?)?.slow_disk = *speed == "slow";
+                Ok(())
+            }
+            ("journal", [id, speed]) => {
+                self.node(number(id)?)?.slow_fetch = *speed == "slow";
+                Ok(())
+            }
+            ("sync", [id]) => self.sync(number(id)?, usize::MAX),
+            ("sync", [id, count]) => self.sync(number(id)?, number(count)? as usize),
+            ("fetched", [id]) => self.answer_fetch(number(id)?, false),
+            ("fetch-failed", [id]) => self.answer_fetch(number(id)?, true),
+            ("crash", [id]) => {
+                let node = self.node(number(id)?)?;
+                node.raft = None;
+                node.writes.clear();
+                node.fetches.clear();
+                Ok(())
+            }
+            ("restart", [id]) => self.start(number(id)?),
+            ("checkpoint", [id, index]) => {
+                self.node(number(id)?)?.disk.checkpoint = Index(number(index)?);
+                Ok(())
+            }
+            ("compact", [id, index]) => {
+                let (id, index) = (number(id)?, Index(number(index)?));
+                self.node(id)?.disk.base = index;
+                self.step(id, Event::Compact(index))
+            }
+            ("status", ids) => self.status(ids),
+            ("log", ids) => self.logs(ids),
+            _ => Err(format!("unknown command {line:?}")),
+        }
+    }
+
+    fn node(&mut self, id: u64) -> Result<&mut Node, String> {
+        self.nodes.get_mut(&id).ok_or(format!("there is no node {id}"))
+    }
+
+    fn raft(&mut self, id: u64) -> Result<&mut Raft, String> {
+        self.node(id)?.raft.as_mut().ok_or(format!("node {id} is down"))
+    }
+
+    fn start(&mut self, id: u64) -> Outcome {
+        let mut options = Options {
+            id: ReplicaId(id),
+            voters: self.nodes.keys().map(|id| ReplicaId(*id)).collect(),
+            election_timeout: Duration::from_millis(100),
+            heartbeat_interval: Duration::from_millis(20),
+            seed: 1,
+            suspect: false,
+            pre_vote: false,
+            check_quorum: false,
+            limits: Limits::default(),
+        };
+        for option in &self.options {
+            let (name, value) = option.split_once('=').unwrap_or((option, "0"));
+            let value = number(value)? as usize;
+            let limits = &mut options.limits;
+            match name {
+                "pre-vote" => options.pre_vote = true,
+                "check-quorum" => options.check_quorum = true,
+                "entry_bytes_max" => limits.entry_bytes_max = value,
+                "message_bytes_max" => limits.message_bytes_max = value,
+                "message_entries_max" => limits.message_entries_max = value,
+                "inflight_bytes_max" => limits.inflight_bytes_max = value,
+                "inflight_messages_max" => limits.inflight_messages_max = value,
+                "uncommitted_bytes_max" => limits.uncommitted_bytes_max = value,
+                "cache_bytes_max" => limits.cache_bytes_max = value,
+                "apply_bytes_max" => limits.apply_bytes_max = value,
+                "reads_pending_max" => limits.reads_pending_max = value,
+                other => return Err(format!("unknown option {other}")),
+            }
+        }
+        let now = Time(self.now);
+        let node = self.node(id)?;
+        options.suspect = node.disk.suspect;
+        node.raft = Some(Raft::new(options, restored(&node.disk), now));
+        self.turn(id)
+    }
+
+    fn step(&mut self, id: u64, event: Event) -> Outcome {
+        let now = Time(self.now);
+        self.raft(id)?.step(now, event);
+        self.turn(id)
+    }
+
+    fn propose(&mut self, id: u64, payload: &str) -> Outcome {
+        // `text*20` proposes twenty bytes, `text#` is a plain text.
+        let payload = match payload.split_once('*') {
+            Some((text, count)) => text.repeat(number(count)? as usize),
+            None => payload.to_owned(),
+        };
+        let now = Time(self.now);
+        let outcome = self.raft(id)?.propose(now, payload.into());
+        if let Err(error) = outcome {
+            self.say(&format!("n{id} proposal refused: {error}"));
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, id: u64) -> Outcome {
+        loop {
+            let now = Time(self.now);
+            let ready = self.raft(id)?.ready(now);
+            if let Some(change) = ready.role_changed {
+                let leader = match change.leader {
+                    Some(leader) if leader.0 != id => format!(" of n{leader}"),
+                    _ => String::new(),
+                };
+                self.say(&format!("n{id} is {}{leader}, term {}", change.role, change.term));
+            }
+            if let Some(persist) = ready.persist {
+                let mut line = format!("n{id} writes");
+                if let Some(state) = &persist.hard_state {
+                    write!(line, " {}", show::hard_state(state)).expect("strings take everything");
+                }
+                if !persist.entries.is_empty() {
+                    write!(line, " {}", show::entries(&persist.entries)).expect("as above");
+                }
+                self.say(&line);
+                self.node(id)?.writes.push_back(persist);
+            }
+            for envelope in ready.messages {
+                let text = show::message(&envelope.message);
+                let to = envelope.to.0;
+                if self.cut.contains(&(id, to)) {
+                    self.say(&format!("n{id} -x n{to} {text}"));
+                } else {
+                    self.say(&format!("n{id} -> n{to} {text}"));
+                    self.network.push_back((id, envelope));
+                }
+            }
+            if !ready.apply.is_empty() {
+                self.say(&format!("n{id} applies {}", show::entries(&ready.apply)));
+            }
+            for outcome in ready.reads {
+                let answer = match outcome.result {
+                    Ok(index) => format!("at {index}"),
+                    Err(error) => format!("refused: {error}"),
+                };
+                self.say(&format!("n{id} answers read {}: {answer}", outcome.id));
+            }
+            if let Some(fetch) = ready.fetch {
+                self.say(&format!("n{id} fetches {}..{}", fetch.from, fetch.to));
+                self.node(id)?.fetches.push_back(fetch);
+            }
+            if ready.more {
+                continue;
+            }
+            let node = self.node(id)?;
+            if !node.slow_disk && !node.writes.is_empty() {
+                return self.sync(id, usize::MAX);
+            }
+            if !node.slow_fetch && !node.fetches.is_empty() {
+                return self.answer_fetch(id, false);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Makes writes durable and says so.
+    fn sync(&mut self, id: u64, count: usize) -> Outcome {
+        let now = Time(self.now);
+        let node = self.node(id)?;
+        let count = count.min(node.writes.len());
+        for write in node.writes.drain(..count) {
+            if let Some(state) = write.hard_state {
+                node.disk.hard_state = state;
+            }
+            if let Some(first) = write.entries.first() {
+                node.disk.entries.truncate(first.index.0 as usize - 1);
+                node.disk.entries.extend(write.entries);
+            }
+            let raft = node.raft.as_mut().ok_or("a node that is down writes nothing")?;
+            raft.step(now, Event::Persisted(write.ticket));
+        }
+        self.turn(id)
+    }
+
+    fn answer_fetch(&mut self, id: u64, fail: bool) -> Outcome {
+        let node = self.node(id)?;
+        let fetch = node.fetches.pop_front().ok_or("nothing is being fetched")?;
+        let from = fetch.from;
+        if fail {
+            return self.step(id, Event::FetchFailed { from });
+        }
+        let log = &node.disk.entries;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for entry in
+            &log[(from.0 as usize - 1).min(log.len())..(fetch.to.0 as usize).min(log.len())]
+        {
+            bytes += entry.bytes();
+            if bytes > fetch.bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        self.step(id, Event::Fetched { entries })
+    }
+
+    fn take_messages(&mut self, links: &[(u64, u64)]) -> Vec<(u64, Envelope)> {
+        let (taken, left) = self.network.drain(..).partition(|message| matches(message, links));
+        self.network = left;
+        taken.into()
+    }
+
+    /// Delivers what is in the network now, but nothing that is sent in answer.
+    fn deliver(&mut self, links: &[&str], count: usize) -> Outcome {
+        let links = parse_links(links)?;
+        let mut messages = self.take_messages(&links);
+        let rest = messages.split_off(count.min(messages.len()));
+        self.network.extend(rest);
+        for (from, Envelope { to, message }) in messages {
+            if self.cut.contains(&(from, to.0)) || self.node(to.0)?.raft.is_none() {
+                self.say(&format!("lost n{from} -> n{to} {}", show::message(&message)));
+                continue;
+            }
+            self.step(to.0, Event::Receive { from: ReplicaId(from), message })?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass; every node ticks when it is due.
+    fn wait(&mut self, time_ms: u64) -> Outcome {
+        let end = self.now + time_ms * 1_000_000;
+        loop {
+            let due = self.nodes.iter().filter_map(|(id, node)| {
+                Some((node.raft.as_ref()?.next_tick().0.max(self.now), *id))
+            });
+            match due.min() {
+                Some((due, id)) if due <= end => {
+                    self.now = due;
+                    self.step(id, Event::Tick)?;
+                }
+                _ => {
+                    self.now = end;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn selected(&self, ids: &[&str]) -> Result<Vec<u64>, String> {
+        match ids {
+            [] => Ok(self.nodes.keys().copied().collect()),
+            ids => ids.iter().map(|id| number(id)).collect(),
+        }
+    }
+
+    fn status(&mut self, ids: &[&str]) -> Outcome {
+        for id in self.selected(ids)? {
+            let Some(raft) = &self.node(id)?.raft else {
+                self.say(&format!("n{id} is down"));
+                continue;
+            };
+            let status = raft.status();
+            let mut line = format!(
+                "n{id} {} term={} vote={} leader={} last={} commit={} applied={} persisted={}",
+                status.role,
+                status.term,
+                status.vote.map_or("none".to_owned(), |id| format!("n{id}")),
+                status.leader.map_or("none".to_owned(), |id| format!("n{id}")),
+                status.last,
+                status.commit,
+                status.applied,
+                status.persisted,
+            );
+            if status.base != Position::default() {
+                write!(line, " base={}", status.base).expect("strings take everything");
+            }
+            if status.violations > 0 {
+                write!(line, " violations={}", status.violations).expect("as above");
+            }
+            if status.suspect {
+                line += " suspect";
+            }
+            self.say(&line);
+            for follower in status.followers {
+                let state = match follower.state {
+                    FollowerState::Probe => "probe",
+                    FollowerState::Replicate => "replicate",
+                    FollowerState::NeedsSnapshot => "needs-snapshot",
+                };
+                self.say(&format!(
+                    "   n{} {state} matched={} next={} inflight={}/{}B probes={}",
+                    follower.id,
+                    follower.matched,
+                    follower.next,
+                    follower.inflight_messages,
+                    follower.inflight_bytes,
+                    follower.probes_sent,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn logs(&mut self, ids: &[&str]) -> Outcome {
+        for id in self.selected(ids)? {
+            let disk = &self.node(id)?.disk;
+            let runs = show::runs(&disk.entries[disk.base.0 as usize..]);
+            self.say(&format!("n{id} has {runs}"));
+        }
+        Ok(())
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number"))
+}
+
+fn parse_link(text: &str) -> Result<(u64, u64), String> {
+    let (from, to) = text.split_once("->").ok_or(format!("{text:?} is not a link"))?;
+    Ok((number(from)?, number(to)?))
+}
+
+fn parse_links(words: &[&str]) -> Result<Vec<(u64, u64)>, String> {
+    words.iter().map(|word| parse_link(word)).collect()
+}
+
+fn matches((from, envelope): &(u64, Envelope), links: &[(u64, u64)]) -> bool {
+    links.is_empty() || links.contains(&(*from, envelope.to.0))
+}
+
+/// `1x3 4x2 6` are three entries of term 1, two of term 4, one of term 6.
+fn disk(words: &[&str]) -> Result<Disk, String> {
+    let mut disk = Disk::default();
+    let mut term = 0;
+    for word in words {
+        match word.split_once('=') {
+            Some(("term", value)) => disk.hard_state.term = Term(number(value)?),
+            Some(("vote", value)) => disk.hard_state.vote = Some(ReplicaId(number(value)?)),
+            Some(("commit", value)) => disk.hard_state.commit = Index(number(value)?),
+            Some(("applied", value)) => disk.checkpoint = Index(number(value)?),
+            Some(("base", value)) => disk.base = Index(number(value)?),
+            Some((other, _)) => return Err(format!("unknown field {other}")),
+            None if *word == "suspect" => disk.suspect = true,
+            None => {
+                let (value, count) = word.split_once('x').unwrap_or((word, "1"));
+                term = number(value)?;
+                for _ in 0..number(count)? {
+                    let index = Index(disk.entries.len() as u64 + 1);
+                    let payload = "x".into();
+                    disk.entries.push(Entry { index, term: Term(term), payload });
+                }
+            }
+        }
+    }
+    disk.hard_state.term = disk.hard_state.term.max(Term(term));
+    Ok(disk)
+}
+
+fn restored(disk: &Disk) -> Restored {
+    let base = disk.base.0 as usize;
+    let term = if base == 0 { Term(0) } else { disk.entries[base - 1].term };
+    let runs = disk.entries[base..].chunk_by(|a, b| a.term == b.term);
+    Restored {
+        hard_state: disk.hard_state,
+        base: Position { index: disk.base, term },
+        term_starts: runs.map(|run| run[0].position()).collect(),
+        last_index: Index(disk.entries.len() as u64),
+        applied: disk.checkpoint.max(disk.base),
+    }
+}

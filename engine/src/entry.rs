@@ -1,0 +1,80 @@
+//! What callers get back: values with their versions, rows, and the outcome of a swap.
+
+use bytes::Bytes;
+
+/// Which write a value comes from.
+///
+/// Opaque: it can be compared for equality, kept in memory, and handed back in
+/// [`Expect::Version`]. Two values of one key with the same version are the same value. Versions of
+/// different keys say nothing about each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version(pub(crate) u64);
+
+/// A value and the version that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The stored bytes.
+    pub value: Bytes,
+    /// The write that they come from.
+    pub version: Version,
+}
+
+impl From<flotilla_shard::Entry> for Entry {
+    fn from(entry: flotilla_shard::Entry) -> Entry {
+        Entry { value: entry.value, version: Version(entry.version) }
+    }
+}
+
+/// A row of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Bytes,
+    /// The stored bytes.
+    pub value: Bytes,
+    /// The write that they come from.
+    pub version: Version,
+}
+
+/// What a compare-and-swap demands of the present value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect<'a> {
+    /// The key holds nothing.
+    Absent,
+    /// The key holds exactly these bytes.
+    Value(&'a [u8]),
+    /// The key's value was written by exactly this version.
+    Version(Version),
+}
+
+impl Expect<'_> {
+    pub(crate) fn to_shard(self) -> flotilla_shard::Expect {
+        match self {
+            Expect::Absent => flotilla_shard::Expect::Absent,
+            Expect::Value(value) => flotilla_shard::Expect::Value(Bytes::copy_from_slice(value)),
+            Expect::Version(version) => flotilla_shard::Expect::Version(version.0),
+        }
+    }
+}
+
+/// What a compare-and-swap did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cas {
+    /// The value was as expected and has been replaced.
+    Swapped {
+        /// The version of the new value, or of its removal.
+        version: Version,
+    },
+    /// The value was not as expected; nothing was changed.
+    Mismatch {
+        /// What is there instead; `None`: nothing.
+        current: Option<Entry>,
+    },
+}
+
+impl Cas {
+    /// True if the value was replaced.
+    pub fn is_swapped(&self) -> bool {
+        matches!(self, Cas::Swapped { .. })
+    }
+}

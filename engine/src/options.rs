@@ -1,0 +1,177 @@
+//! What can be chosen: how a node is built, and how a single call behaves.
+//!
+//! Every default is written where the option is. Options of a call are values of their own with a
+//! `Default`, so that a later option breaks no caller.
+
+use bytes::Bytes;
+use flotilla_router::peer::LocalNetwork;
+use flotilla_shard::NodeId;
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest key, in bytes, unless chosen otherwise: 4 KiB.
+pub const KEY_BYTES_MAX: u64 = 4 << 10;
+
+/// The largest value, in bytes, unless chosen otherwise: 8 MiB.
+pub const VALUE_BYTES_MAX: u64 = 8 << 20;
+
+/// How long a call waits for its answer, unless chosen otherwise.
+///
+/// Several times what electing a new leader takes, so that a failover is seen as a slow call and
+/// not as an error.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a read behaves. Reads are linearizable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadOptions {
+    /// How long to wait for the answer. `None`: the engine's request timeout.
+    pub timeout: Option<Duration>,
+}
+
+impl ReadOptions {
+    /// The defaults.
+    pub fn new() -> ReadOptions {
+        ReadOptions::default()
+    }
+
+    /// Waits this long for the answer.
+    pub fn timeout(mut self, timeout: Duration) -> ReadOptions {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// How a put behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PutOptions {
+    /// What must hold for the value to be written.
+    pub condition: PutCondition,
+    /// How long to wait for the answer. `None`: the engine's request timeout.
+    pub timeout: Option<Duration>,
+}
+
+impl PutOptions {
+    /// The defaults: always write.
+    pub fn new() -> PutOptions {
+        PutOptions::default()
+    }
+
+    /// Writes only when the key holds nothing.
+    pub fn if_absent(mut self) -> PutOptions {
+        self.condition = PutCondition::IfAbsent;
+        self
+    }
+
+    /// Writes only when the key holds something.
+    pub fn if_present(mut self) -> PutOptions {
+        self.condition = PutCondition::IfPresent;
+        self
+    }
+
+    /// Waits this long for the answer.
+    pub fn timeout(mut self, timeout: Duration) -> PutOptions {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// What must hold for a put to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PutCondition {
+    /// Nothing.
+    #[default]
+    Always,
+    /// The key holds nothing.
+    IfAbsent,
+    /// The key holds something.
+    IfPresent,
+}
+
+/// How large keys and values may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest key, in bytes; the shortest has one.
+    pub key_bytes_max: u64,
+    /// The largest value, in bytes; the smallest is empty.
+    pub value_bytes_max: u64,
+}
+
+/// How a node reaches the other nodes of its cluster.
+pub(crate) enum Network {
+    /// There are none: one replica of everything, no sockets.
+    Alone,
+    /// All nodes live in this process.
+    Local(LocalNetwork),
+    /// Over TCP.
+    Tcp {
+        /// Where this node listens for the others.
+        listener: TcpListener,
+        /// All nodes and their addresses, this one among them.
+        peers: BTreeMap<NodeId, String>,
+    },
+}
+
+/// How one node is built.
+pub(crate) struct NodeOptions {
+    /// The node's name in its cluster, at least 1.
+    pub(crate) node_id: NodeId,
+    /// Its data directory; made when missing.
+    pub(crate) directory: PathBuf,
+    /// The cluster's name: nodes of another one are refused.
+    pub(crate) cluster_name: String,
+    /// The way to the other nodes.
+    pub(crate) network: Network,
+    /// Where the shards of a new cluster begin; `None`: as at birth, or one shard.
+    pub(crate) split_keys: Option<Vec<Bytes>>,
+    /// Threads that host shards.
+    pub(crate) lanes: usize,
+    /// Bytes of requests let in and not yet answered.
+    pub(crate) budget_bytes: u64,
+    /// Bytes of rows in memory that start a checkpoint.
+    pub(crate) memtable_bytes: u64,
+    /// Bytes of the store's page cache.
+    pub(crate) cache_bytes: usize,
+    /// The age of the oldest change in memory that starts a checkpoint.
+    pub(crate) checkpoint_age: Duration,
+    /// Bytes of one journal file.
+    pub(crate) segment_bytes: u64,
+    /// How long a follower waits for its leader: at least this, at random up to twice as long.
+    pub(crate) election_timeout: Duration,
+    /// How often a leader shows that it lives.
+    pub(crate) heartbeat_interval: Duration,
+    /// The longest key.
+    pub(crate) key_bytes_max: u64,
+    /// The largest value.
+    pub(crate) value_bytes_max: u64,
+}
+
+impl NodeOptions {
+    /// A node that is alone, with the defaults.
+    pub(crate) fn new(node_id: NodeId, directory: PathBuf) -> NodeOptions {
+        NodeOptions {
+            node_id,
+            directory,
+            cluster_name: "flotilla".to_owned(),
+            network: Network::Alone,
+            split_keys: None,
+            lanes: std::thread::available_parallelism().map_or(1, usize::from),
+            // Room for many thousands of small requests, or a handful of the largest.
+            budget_bytes: 128 << 20,
+            memtable_bytes: 64 << 20,
+            cache_bytes: 128 << 20,
+            // Bounds what a restart reads again, and how much of the journal idle shards hold.
+            checkpoint_age: Duration::from_secs(60),
+            segment_bytes: 64 << 20,
+            // A failover is noticed after 0.3 to 0.6 seconds, and a lost heartbeat or a slow sync
+            // is not mistaken for one.
+            election_timeout: Duration::from_millis(300),
+            heartbeat_interval: Duration::from_millis(60),
+            key_bytes_max: KEY_BYTES_MAX,
+            value_bytes_max: VALUE_BYTES_MAX,
+        }
+    }
+}

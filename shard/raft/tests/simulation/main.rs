@@ -17,7 +17,7 @@ use std::{env, panic};
 
 use world::{Counts, Setup, World};
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 80;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().expect("a number of seeds"))

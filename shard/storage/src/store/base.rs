@@ -298,8 +298,11 @@ impl Base {
         // more successful commit, which writes the header, makes durable what is seen here.
         guarded("confirm the reopened store", || confirm(&database))?;
         let (snapshot, damaged) = guarded("read the shards", || load(&database))?;
-        if let Some(damaged) = damaged.into_iter().next() {
-            return Err(damaged.error);
+        // A shard that was sound must not be taken for one without rows. One that was damaged when
+        // the store was opened has no readers.
+        let before = self.snapshot();
+        if let Some(lost) = damaged.into_iter().find(|shard| before.state(shard.group).is_some()) {
+            return Err(lost.error);
         }
         *self.snapshot.write() = Arc::new(snapshot);
         *slot = Some(database);

@@ -198,6 +198,7 @@ fn a_damaged_record_costs_its_shard_and_no_table_is_dropped() {
     let [damaged] = store.damaged() else { panic!("one shard is damaged") };
     assert_eq!(damaged.group.0, 2);
     assert!(matches!(damaged.error, StoreError::Corrupt { .. }));
+    store.reopen().unwrap();
     for state in &states {
         let shard = store.open_shard(state, KeyRange::whole());
         assert_eq!(shard.view().get(b"key").unwrap().unwrap().value, "value");

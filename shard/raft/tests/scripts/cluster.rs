@@ -1,6 +1,9 @@
 //! The cluster that scripts drive: every message and every write waits until the script lets it
 //! go on. See `testscripts/README.md` for the commands.
 
+mod disk;
+mod inspect;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Write as _,
@@ -8,20 +11,11 @@ use std::{
 };
 
 use flotilla_raft::{
-    Entry, Envelope, Event, Fetch, FollowerState, HardState, Index, Limits, Options, Persist,
-    Position, Raft, ReplicaId, Restored, Term, Time,
+    Envelope, Event, Fetch, Index, Limits, Options, Persist, Raft, ReplicaId, Time,
 };
 
 use crate::show;
-
-#[derive(Default)]
-struct Disk {
-    hard_state: HardState,
-    entries: Vec<Entry>,
-    base: Index,
-    checkpoint: Index,
-    suspect: bool,
-}
+use disk::Disk;
 
 struct Node {
     raft: Option<Raft>,
@@ -88,7 +82,7 @@ impl Cluster {
             }
             ("start", [id, log @ ..]) => {
                 let id = number(id)?;
-                self.node(id)?.disk = disk(log)?;
+                self.node(id)?.disk = disk::parse(log)?;
                 self.start(id)
             }
             ("campaign", [id]) => self.step(number(id)?, Event::Campaign),
@@ -258,7 +252,7 @@ impl Cluster {
         let now = Time(self.now);
         let node = self.node(id)?;
         options.suspect = node.disk.suspect;
-        node.raft = Some(Raft::new(options, restored(&node.disk), now));
+        node.raft = Some(Raft::new(options, disk::restored(&node.disk), now));
         self.turn(id)
     }
 
@@ -424,70 +418,6 @@ impl Cluster {
             }
         }
     }
-
-    fn selected(&self, ids: &[&str]) -> Result<Vec<u64>, String> {
-        match ids {
-            [] => Ok(self.nodes.keys().copied().collect()),
-            ids => ids.iter().map(|id| number(id)).collect(),
-        }
-    }
-
-    fn status(&mut self, ids: &[&str]) -> Outcome {
-        for id in self.selected(ids)? {
-            let Some(raft) = &self.node(id)?.raft else {
-                self.say(&format!("n{id} is down"));
-                continue;
-            };
-            let status = raft.status();
-            let mut line = format!(
-                "n{id} {} term={} vote={} leader={} last={} commit={} applied={} persisted={}",
-                status.role,
-                status.term,
-                status.vote.map_or("none".to_owned(), |id| format!("n{id}")),
-                status.leader.map_or("none".to_owned(), |id| format!("n{id}")),
-                status.last,
-                status.commit,
-                status.applied,
-                status.persisted,
-            );
-            if status.base != Position::default() {
-                write!(line, " base={}", status.base).expect("strings take everything");
-            }
-            if status.violations > 0 {
-                write!(line, " violations={}", status.violations).expect("as above");
-            }
-            if status.suspect {
-                line += " suspect";
-            }
-            self.say(&line);
-            for follower in status.followers {
-                let state = match follower.state {
-                    FollowerState::Probe => "probe",
-                    FollowerState::Replicate => "replicate",
-                    FollowerState::NeedsSnapshot => "needs-snapshot",
-                };
-                self.say(&format!(
-                    "   n{} {state} matched={} next={} inflight={}/{}B probes={}",
-                    follower.id,
-                    follower.matched,
-                    follower.next,
-                    follower.inflight_messages,
-                    follower.inflight_bytes,
-                    follower.probes_sent,
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn logs(&mut self, ids: &[&str]) -> Outcome {
-        for id in self.selected(ids)? {
-            let disk = &self.node(id)?.disk;
-            let runs = show::runs(&disk.entries[disk.base.0 as usize..]);
-            self.say(&format!("n{id} has {runs}"));
-        }
-        Ok(())
-    }
 }
 
 fn number(text: &str) -> Result<u64, String> {
@@ -505,45 +435,4 @@ fn parse_links(words: &[&str]) -> Result<Vec<(u64, u64)>, String> {
 
 fn matches((from, envelope): &(u64, Envelope), links: &[(u64, u64)]) -> bool {
     links.is_empty() || links.contains(&(*from, envelope.to.0))
-}
-
-/// `1x3 4x2 6` are three entries of term 1, two of term 4, one of term 6.
-fn disk(words: &[&str]) -> Result<Disk, String> {
-    let mut disk = Disk::default();
-    let mut term = 0;
-    for word in words {
-        match word.split_once('=') {
-            Some(("term", value)) => disk.hard_state.term = Term(number(value)?),
-            Some(("vote", value)) => disk.hard_state.vote = Some(ReplicaId(number(value)?)),
-            Some(("commit", value)) => disk.hard_state.commit = Index(number(value)?),
-            Some(("applied", value)) => disk.checkpoint = Index(number(value)?),
-            Some(("base", value)) => disk.base = Index(number(value)?),
-            Some((other, _)) => return Err(format!("unknown field {other}")),
-            None if *word == "suspect" => disk.suspect = true,
-            None => {
-                let (value, count) = word.split_once('x').unwrap_or((word, "1"));
-                term = number(value)?;
-                for _ in 0..number(count)? {
-                    let index = Index(disk.entries.len() as u64 + 1);
-                    let payload = "x".into();
-                    disk.entries.push(Entry { index, term: Term(term), payload });
-                }
-            }
-        }
-    }
-    disk.hard_state.term = disk.hard_state.term.max(Term(term));
-    Ok(disk)
-}
-
-fn restored(disk: &Disk) -> Restored {
-    let base = disk.base.0 as usize;
-    let term = if base == 0 { Term(0) } else { disk.entries[base - 1].term };
-    let runs = disk.entries[base..].chunk_by(|a, b| a.term == b.term);
-    Restored {
-        hard_state: disk.hard_state,
-        base: Position { index: disk.base, term },
-        term_starts: runs.map(|run| run[0].position()).collect(),
-        last_index: Index(disk.entries.len() as u64),
-        applied: disk.checkpoint.max(disk.base),
-    }
 }

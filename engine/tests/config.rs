@@ -60,6 +60,30 @@ fn the_commented_sample_is_exactly_the_defaults_and_complete() {
 }
 
 #[test]
+fn the_reference_lists_every_key_with_its_default() {
+    let page = std::fs::read_to_string(repository("docs/configuration.md")).unwrap();
+    let printed = load(&Layers::default()).unwrap().to_toml();
+    let mut section = String::new();
+    for line in printed.lines().filter(|line| !line.is_empty()) {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_owned() + ".";
+            continue;
+        }
+        let row = match line.split_once(" = ") {
+            Some((key, rest)) => {
+                let value = rest.split_once(" #").unwrap().0.trim();
+                format!("| `{section}{key}` | `{value}` |")
+            }
+            None => {
+                let key = line.split_whitespace().nth(1).unwrap();
+                format!("| `{section}{key}` | not set |")
+            }
+        };
+        assert!(page.contains(&row), "docs/configuration.md lacks {row}");
+    }
+}
+
+#[test]
 fn the_sample_cluster_is_three_views_of_one_cluster() {
     let nodes: Vec<Settings> = (1..=3)
         .map(|node| {

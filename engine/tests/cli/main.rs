@@ -1,6 +1,7 @@
 //! The `flotilla` binary from outside: what it says, how it ends, what it refuses.
 #![cfg(feature = "server")]
 
+mod metrics;
 mod process;
 
 use std::net::TcpListener;
@@ -238,6 +239,10 @@ fn three_nodes_are_one_store_and_status_judges_them() {
     let report: Value = serde_json::from_str(&report.stdout).unwrap();
     assert_eq!(report["available"], true);
     assert_eq!(report["nodes"][0]["shards"].as_array().unwrap().len(), 4);
+
+    let text = String::from_utf8(nodes[1].get("/metrics").body).unwrap();
+    metrics::check_names(&text);
+    metrics::check_list(&text);
 
     for node in nodes {
         assert_eq!(node.process.end_by(Signal::TERM).code, Some(0));

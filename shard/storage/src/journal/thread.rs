@@ -1,0 +1,325 @@
+//! The journal's thread: group commit without a delay.
+//!
+//! It takes all that its channel holds, writes it as one round, syncs once, and tells each lane
+//! once what is durable; while it syncs, the next round gathers. Between rounds it does a bounded
+//! piece of housekeeping, and when nothing comes for a while it proves the last batch.
+//!
+//! Invariants:
+//!
+//! * A write is reported only after the sync that covers it returned.
+//! * Reports of one lane are in the order of its submissions.
+//! * After a failed write or sync every lane is told so once, and nothing is reported any more.
+//!
+//! What is absent: bounds on the queue. Whoever admits work bounds it.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
+
+use super::{Change, Journal, JournalError, JournalMetrics, JournalStats, Write};
+use crate::GroupId;
+
+/// What a lane learns from the journal thread. Called on that thread: must not block.
+pub trait Completion: Send + Sync {
+    /// Writes of this lane that became durable, in the order in which they were submitted. Called
+    /// once a sync, if there are any.
+    fn durable(&self, done: &[(GroupId, u64)]);
+
+    /// The journal stopped: nothing submitted and not reported will ever be durable. Called once.
+    fn failed(&self, error: &JournalError);
+
+    /// The journal met damage in records of these groups and marked them suspect, durably with the
+    /// next sync. Every lane is told.
+    fn suspected(&self, groups: &[GroupId]) {
+        let _ = groups;
+    }
+}
+
+/// Submits writes to the journal thread. Cheap to clone.
+#[derive(Clone)]
+pub struct JournalHandle {
+    sender: Sender<Message>,
+}
+
+impl JournalHandle {
+    /// Queues writes of a lane and returns at once; what became durable is reported to that lane's
+    /// [`Completion`]. After the journal failed or shut down nothing happens.
+    pub fn submit(&self, lane: usize, writes: Vec<Write>) {
+        let submission = Submission { lane, writes, submitted: Instant::now() };
+        // The other end is gone only after every lane was told, or on shutdown.
+        let _ = self.sender.send(Message::Submit(submission));
+    }
+}
+
+/// The running thread.
+pub struct JournalThread {
+    sender: Sender<Message>,
+    thread: Option<thread::JoinHandle<Result<(), JournalError>>>,
+}
+
+impl JournalThread {
+    /// Starts the thread. Lane `i` is told by `completions[i]`.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system cannot start a thread. The thread panics, and tells every lane that
+    /// it failed, when a lane that does not exist submits or a write breaks the rules of
+    /// [`Journal::write`].
+    pub fn start(
+        journal: Journal,
+        completions: Vec<Arc<dyn Completion>>,
+        metrics: JournalMetrics,
+    ) -> (JournalHandle, JournalThread) {
+        let (sender, receiver) = unbounded();
+        let stats = JournalStats::default();
+        let mut worker = Worker {
+            journal,
+            receiver,
+            lanes: completions
+                .into_iter()
+                .map(|completion| Lane { completion, done: Vec::new() })
+                .collect(),
+            metrics,
+            stats,
+            round: Vec::new(),
+            submitted: Vec::new(),
+            has_ended: false,
+        };
+        let thread = thread::Builder::new()
+            .name("journal".to_string())
+            .spawn(move || worker.run())
+            .expect("a thread can be started");
+        let handle = JournalHandle { sender: sender.clone() };
+        (handle, JournalThread { sender, thread: Some(thread) })
+    }
+
+    /// Makes everything submitted before durable, reports it, proves the last batch and ends the
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// What stopped the journal, now or earlier.
+    pub fn shutdown(mut self) -> Result<(), JournalError> {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<(), JournalError> {
+        let _ = self.sender.send(Message::Shutdown);
+        match self.thread.take().map(thread::JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(JournalError::Stopped { cause: PANICKED.to_string() }),
+        }
+    }
+}
+
+impl Drop for JournalThread {
+    /// Like [`JournalThread::shutdown`]; errors were reported to the lanes.
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+/// What lanes and the owner learn when the thread panicked.
+const PANICKED: &str = "the journal thread panicked";
+
+enum Message {
+    Submit(Submission),
+    Shutdown,
+}
+
+struct Submission {
+    lane: usize,
+    writes: Vec<Write>,
+    submitted: Instant,
+}
+
+struct Lane {
+    completion: Arc<dyn Completion>,
+    done: Vec<(GroupId, u64)>,
+}
+
+struct Worker {
+    journal: Journal,
+    receiver: Receiver<Message>,
+    lanes: Vec<Lane>,
+    metrics: JournalMetrics,
+    /// As of the last update of the metrics.
+    stats: JournalStats,
+    round: Vec<Write>,
+    submitted: Vec<Instant>,
+    has_ended: bool,
+}
+
+/// What the thread does next.
+enum Next {
+    Round(Submission),
+    Shutdown,
+    /// Nothing came; there may be housekeeping, or the last batch to prove.
+    Idle,
+}
+
+impl Worker {
+    fn run(&mut self) -> Result<(), JournalError> {
+        raise_priority();
+        self.update_metrics();
+        let result = self.serve();
+        if let Err(error) = &result {
+            tracing::error!(%error, "the journal stopped");
+            for lane in &self.lanes {
+                lane.completion.failed(error);
+            }
+        }
+        self.has_ended = true;
+        result
+    }
+
+    fn serve(&mut self) -> Result<(), JournalError> {
+        let mut has_more_to_maintain = true;
+        loop {
+            match self.next(has_more_to_maintain) {
+                Next::Round(first) => {
+                    let is_last = self.gather(first);
+                    self.commit()?;
+                    if is_last {
+                        return self.finish();
+                    }
+                    has_more_to_maintain = self.maintain()?;
+                }
+                Next::Idle => {
+                    if has_more_to_maintain {
+                        has_more_to_maintain = self.maintain()?;
+                        self.journal.sync()?;
+                    } else {
+                        self.journal.prove()?;
+                    }
+                    self.update_metrics();
+                }
+                Next::Shutdown => return self.finish(),
+            }
+        }
+    }
+
+    fn next(&self, has_more_to_maintain: bool) -> Next {
+        let received = if has_more_to_maintain {
+            self.receiver.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            })
+        } else if self.journal.is_unproven() {
+            self.receiver.recv_timeout(self.journal.options.idle_marker_after)
+        } else {
+            self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match received {
+            Ok(Message::Submit(submission)) => Next::Round(submission),
+            Err(RecvTimeoutError::Timeout) => Next::Idle,
+            Ok(Message::Shutdown) | Err(RecvTimeoutError::Disconnected) => Next::Shutdown,
+        }
+    }
+
+    /// Takes all that is there, up to the size of a batch: more would only delay the reports.
+    /// True if a shutdown came behind it.
+    fn gather(&mut self, first: Submission) -> bool {
+        let mut bytes = self.take(first);
+        while bytes < self.journal.options.batch_bytes_max {
+            match self.receiver.try_recv() {
+                Ok(Message::Submit(submission)) => bytes += self.take(submission),
+                Ok(Message::Shutdown) => return true,
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// Adds a submission to the round. Returns its payload bytes.
+    fn take(&mut self, submission: Submission) -> u64 {
+        let done = &mut self.lanes[submission.lane].done;
+        done.extend(submission.writes.iter().map(|write| (write.group, write.ticket)));
+        let bytes = submission.writes.iter().map(|write| match &write.change {
+            Change::Append { entries, .. } => {
+                entries.iter().map(|entry| entry.payload.len() as u64).sum()
+            }
+            _ => 0,
+        });
+        let bytes = bytes.sum();
+        self.round.extend(submission.writes);
+        self.submitted.push(submission.submitted);
+        bytes
+    }
+
+    fn commit(&mut self) -> Result<(), JournalError> {
+        let before = self.journal.stats;
+        let start = Instant::now();
+        self.journal.write(&self.round)?;
+        let written = Instant::now();
+        self.journal.sync()?;
+        let synced = Instant::now();
+        // What the round holds is freed after the lanes know.
+        for lane in &mut self.lanes {
+            if !lane.done.is_empty() {
+                lane.completion.durable(&lane.done);
+                lane.done.clear();
+            }
+        }
+        self.round.clear();
+        let now = self.journal.stats;
+        let metrics = &self.metrics;
+        metrics.write_duration_seconds.observe((written - start).as_secs_f64());
+        metrics.sync_duration_seconds.observe((synced - written).as_secs_f64());
+        metrics.batch_bytes.observe((now.bytes_written - before.bytes_written) as f64);
+        metrics.batch_records.observe((now.records_written - before.records_written) as f64);
+        for submitted in self.submitted.drain(..) {
+            let waited = synced.saturating_duration_since(submitted);
+            metrics.wait_duration_seconds.observe(waited.as_secs_f64());
+        }
+        Ok(())
+    }
+
+    fn maintain(&mut self) -> Result<bool, JournalError> {
+        let has_more = self.journal.maintain()?;
+        let suspected = self.journal.take_suspected();
+        if !suspected.is_empty() {
+            for lane in &self.lanes {
+                lane.completion.suspected(&suspected);
+            }
+        }
+        self.update_metrics();
+        Ok(has_more)
+    }
+
+    fn finish(&mut self) -> Result<(), JournalError> {
+        self.journal.sync()?;
+        self.journal.prove()
+    }
+
+    fn update_metrics(&mut self) {
+        let now = self.journal.stats();
+        self.metrics.update(&self.stats, &now);
+        self.stats = now;
+    }
+}
+
+impl Drop for Worker {
+    /// A panic must not leave lanes waiting for ever.
+    fn drop(&mut self) {
+        if !self.has_ended && thread::panicking() {
+            let error = JournalError::Stopped { cause: PANICKED.to_string() };
+            for lane in &self.lanes {
+                lane.completion.failed(&error);
+            }
+        }
+    }
+}
+
+/// Asks for more than a fair share: on a saturated machine the thread that waits for the disk
+/// otherwise waits for a time slice too, forty times longer. Needs a privilege; done without.
+fn raise_priority() {
+    // Only Linux gives priorities to threads; elsewhere the whole process would be raised.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, -15) {
+        tracing::debug!(%error, "the journal thread keeps its normal priority");
+    }
+}

@@ -1,0 +1,206 @@
+//! Freeing, rewriting forward, recycling, a full disk.
+
+use flotilla_storage::GroupId;
+use flotilla_storage::journal::{Change, Journal, JournalError, Write};
+use flotilla_storage::sim::SimFs;
+
+use super::support::*;
+
+/// Appends to a busy group, compacting behind, until `segments` more were filled.
+fn fill(journal: &mut Journal, group: u64, index: &mut u64, batches: u64) {
+    for _ in 0..batches {
+        *index += 1;
+        commit(journal, &[append(group, 1, *index, *index), compact(group, *index - 1, 1)]);
+        journal.maintain().unwrap();
+    }
+}
+
+#[test]
+fn a_slow_group_does_not_pin_the_disk() {
+    let fs = SimFs::new(1);
+    let (mut journal, _) = open(&fs);
+    commit(&mut journal, &[birth(1), append(1, 3, 1, 9), compact(1, 4, 3), state(1, "vote")]);
+    commit(&mut journal, &[write(1, 0, Change::Suspect), birth(2)]);
+    let mut index = 0;
+    fill(&mut journal, 2, &mut index, 1000);
+    settle(&mut journal);
+    let stats = journal.stats();
+    assert!(stats.rewritten_bytes > 0 && stats.segments <= 5, "{stats:?}");
+    assert!(fs.used_bytes() <= 10 * (64 << 10), "{} bytes", fs.used_bytes());
+    let before = journal.reader().read(GroupId(1), 5, 9, 1000).unwrap();
+    assert_eq!(before, entries(1, 3, 5, 9));
+    fs.crash();
+    let (journal, recovery) = open(&fs);
+    assert_eq!(recovery.corrupt, []);
+    let found = &recovery.groups[&GroupId(1)];
+    assert_eq!(found.birth, "born 1");
+    assert_eq!(found.state.as_deref(), Some(&b"vote"[..]));
+    assert_eq!((found.base, found.last_index, found.suspect), ((4, 3), 9, true));
+    assert_eq!(found.term_starts, [(5, 3)]);
+    assert_eq!(journal.reader().read(GroupId(1), 5, 9, 1000).unwrap(), before);
+    assert_eq!(recovery.groups[&GroupId(2)].last_index, index);
+}
+
+#[test]
+fn a_copy_never_supersedes_what_is_newer() {
+    // A long log in an old segment, rewritten in small steps while the group goes on: its tail is
+    // replaced, its state too, its base moves, at every point of the rewriting.
+    for steps in 0..12 {
+        for kind in 0..4 {
+            let fs = SimFs::new(steps);
+            let (mut journal, _) = open(&fs);
+            let mut model = Model::new();
+            let mut round = |journal: &mut Journal, writes: &[Write]| {
+                writes.iter().for_each(|write| apply(&mut model, write));
+                commit(journal, writes);
+                model.clone()
+            };
+            round(&mut journal, &[birth(1), state(1, "old"), birth(2)]);
+            for index in 1..=20 {
+                let entries = vec![entry(index, 1, &[index as u8; 500])];
+                round(&mut journal, &[write(1, 0, Change::Append { state: None, entries })]);
+            }
+            let mut index = 0;
+            while journal.stats().segments < 4 || journal.stats().rewritten_bytes == 0 {
+                index += 1;
+                round(&mut journal, &[append(2, 1, index, index), compact(2, index - 1, 1)]);
+                journal.maintain().unwrap();
+            }
+            for _ in 0..steps {
+                journal.maintain().unwrap();
+            }
+            let newer = match kind {
+                0 => append(1, 2, 10, 11),
+                1 => compact(1, 15, 1),
+                2 => compact(1, 30, 7),
+                _ => state(1, "new"),
+            };
+            let mut expected = round(&mut journal, &[newer]);
+            for _ in 0..20 {
+                index += 1;
+                expected =
+                    round(&mut journal, &[append(2, 1, index, index), compact(2, index - 1, 1)]);
+                journal.maintain().unwrap();
+            }
+            journal.sync().unwrap();
+            fs.crash();
+            let (journal, recovery) = open(&fs);
+            assert_eq!(recovery.corrupt, []);
+            assert_eq!(observed(&journal, &recovery), expected, "{steps} steps, kind {kind}");
+        }
+    }
+}
+
+#[test]
+fn freed_files_are_recycled_and_spares_are_bounded() {
+    let fs = SimFs::new(1);
+    let (mut journal, _) = open(&fs);
+    commit(&mut journal, &[birth(1)]);
+    let mut index = 0;
+    for _ in 0..20 {
+        fill(&mut journal, 1, &mut index, 60);
+        let stats = journal.stats();
+        assert!(stats.segments <= 3, "{stats:?}");
+        // Segments, two spares, the prepared one.
+        assert!(fs.used_bytes() <= 6 * (64 << 10), "{}", fs.used_bytes());
+        assert_eq!(fs.used_bytes(), stats.disk_bytes);
+    }
+}
+
+#[test]
+fn nothing_is_freed_before_what_killed_it_is_durable() {
+    for seed in 0..40 {
+        let fs = SimFs::new(seed);
+        let (mut journal, _) = open(&fs);
+        commit(&mut journal, &[birth(1), birth(2)]);
+        for index in 1..=60 {
+            commit(&mut journal, &[append(1, 1, index, index)]);
+        }
+        // Everything in the old segments dies, but nobody synced that.
+        journal.write(&[compact(1, 60, 1)]).unwrap();
+        journal.maintain().unwrap();
+        journal.write(&[append(2, 1, 1, 1)]).unwrap();
+        fs.crash();
+        let (journal, recovery) = open(&fs);
+        assert_eq!(recovery.corrupt, []);
+        let found = &observed(&journal, &recovery)[&GroupId(1)];
+        assert_eq!(found.last(), 60, "seed {seed}");
+    }
+}
+
+#[test]
+fn damage_met_while_rewriting_makes_the_group_suspect() {
+    let fs = SimFs::new(1);
+    let (mut journal, _) = open(&fs);
+    commit(&mut journal, &[birth(1), birth(2), birth(3)]);
+    commit(&mut journal, &[append(1, 1, 1, 3), append(3, 1, 1, 3)]);
+    let path = segment_paths(&fs)[0].clone();
+    let content = fs.content(&path).unwrap();
+    let at = content.windows(5).position(|bytes| bytes == b"1/2/1").unwrap() as u64;
+    fs.flip(&path, at, 1).unwrap();
+    let mut index = 0;
+    fill(&mut journal, 2, &mut index, 200);
+    settle(&mut journal);
+    assert_eq!(journal.take_suspected(), [GroupId(1)]);
+    assert_eq!(journal.take_suspected(), []);
+    assert_eq!(journal.stats().corrupt_records, 1);
+    assert!(journal.reader().read(GroupId(1), 1, 3, 100).is_err());
+    fs.crash();
+    let (journal, recovery) = open(&fs);
+    assert!(recovery.groups[&GroupId(1)].suspect);
+    assert_eq!(recovery.groups[&GroupId(1)].last_index, 0);
+    assert!(!recovery.groups[&GroupId(3)].suspect);
+    assert_eq!(journal.reader().read(GroupId(3), 1, 3, 100).unwrap(), entries(3, 1, 1, 3));
+}
+
+#[test]
+fn a_full_disk_shows_ahead_of_time_and_by_name() {
+    let fs = SimFs::new(1);
+    let (mut journal, _) = open(&fs);
+    commit(&mut journal, &[birth(1)]);
+    fs.set_capacity_bytes(Some(fs.used_bytes() + 1000));
+    let mut index = 0;
+    let mut warned_at = None;
+    let error = loop {
+        index += 1;
+        if let Err(error) = journal.write(&[append(1, 1, index, index)]) {
+            break error;
+        }
+        journal.sync().unwrap();
+        journal.maintain().unwrap();
+        if journal.stats().full {
+            warned_at.get_or_insert(index);
+        }
+    };
+    assert!(warned_at.unwrap() + 4 < index, "warned at {warned_at:?}, full at {index}");
+    match error {
+        JournalError::Full { dir: full_dir, bytes_needed } => {
+            assert_eq!((full_dir, bytes_needed), (dir(), 64 << 10));
+        }
+        other => panic!("{other}"),
+    }
+    // With space again, everything reported durable is there.
+    fs.crash();
+    fs.set_capacity_bytes(None);
+    let (_, recovery) = open(&fs);
+    assert_eq!(recovery.groups[&GroupId(1)].last_index, index - 1);
+}
+
+#[test]
+fn a_disk_that_was_full_for_a_while_is_no_failure() {
+    let fs = SimFs::new(1);
+    let (mut journal, _) = open(&fs);
+    commit(&mut journal, &[birth(1)]);
+    fs.set_capacity_bytes(Some(fs.used_bytes()));
+    for index in 1..=9 {
+        commit(&mut journal, &[append(1, 1, index, index)]);
+        journal.maintain().unwrap();
+    }
+    assert!(journal.stats().full);
+    fs.set_capacity_bytes(None);
+    for index in 10..=30 {
+        commit(&mut journal, &[append(1, 1, index, index)]);
+        journal.maintain().unwrap();
+    }
+    assert!(!journal.stats().full);
+}

@@ -11,6 +11,7 @@
 //! Invariants:
 //!
 //! * The first attempt is made by the call that starts the request, the others when it is polled.
+//! * A request holds its bytes of the budget from its start to its end, pauses included.
 //! * A request ends once; from then on its sequence counts as finished.
 //!
 //! What is absent: whom to ask (see [`crate::route`]).
@@ -20,7 +21,7 @@ use crate::metrics::{Cause, Kind, Outcome};
 use crate::route::{Aim, Inner, Prepared, Terms, Tries};
 use crate::session::Ticket;
 use flotilla_shard::{
-    Answer, CommandFailure, GroupId, NodeId, Operation, Origin, Refusal, WriteOutcome,
+    Answer, CommandFailure, GroupId, NodeId, Operation, Origin, Permit, Refusal, WriteOutcome,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -42,6 +43,9 @@ pub struct Pending {
     inner: Arc<Inner>,
     operation: Operation,
     terms: Terms,
+    /// Bytes of the budget, between attempts; an attempt takes them along, and its end gives them
+    /// back.
+    permit: Option<Permit>,
     /// Holds a write's sequence as unfinished.
     ticket: Option<Ticket>,
     tries: Tries,
@@ -71,7 +75,8 @@ impl Pending {
         let ticket = operation.is_write().then(|| inner.sessions.begin());
         let origin = ticket.as_ref().map_or_else(Origin::default, Ticket::origin);
         let terms = Terms { kind: Kind::of(&operation), origin, entered: now, deadline };
-        Pending { inner, operation, terms, ticket, tries: Tries::default(), state: State::Due }
+        let tries = Tries::default();
+        Pending { inner, operation, terms, permit: None, ticket, tries, state: State::Due }
     }
 
     /// Makes the next attempt and hands it over.
@@ -96,8 +101,16 @@ impl Pending {
             self.state = State::Failed(self.out_of_time());
             return None;
         }
+        let permit = match self.permit.take().map_or_else(|| self.inner.admit(&self.operation), Ok)
+        {
+            Ok(permit) => permit,
+            Err(busy) => {
+                self.state = State::Failed(busy);
+                return None;
+            }
+        };
         match self.inner.aim(&self.operation, &mut self.tries) {
-            Aim::At { node, group, epoch, permit } => {
+            Aim::At { node, group, epoch } => {
                 let to = (node, group, epoch, permit);
                 let (prepared, reply) = self.inner.prepare(self.operation.clone(), &self.terms, to);
                 let forward = match &prepared {
@@ -108,6 +121,7 @@ impl Pending {
                 Some(prepared)
             }
             Aim::Nobody(cause) => {
+                self.permit = Some(permit);
                 self.pause(cause);
                 None
             }
@@ -151,6 +165,16 @@ impl Pending {
         if left.is_zero() {
             self.state = State::Failed(self.out_of_time());
             return;
+        }
+        // Who waits occupies memory too: the door may be too full for that.
+        if self.permit.is_none() {
+            match self.inner.admit(&self.operation) {
+                Ok(permit) => self.permit = Some(permit),
+                Err(busy) => {
+                    self.state = State::Failed(busy);
+                    return;
+                }
+            }
         }
         self.inner.metrics.retried(cause);
         let pause = self.pause_length().min(left);
@@ -281,6 +305,7 @@ impl Pending {
     fn end(&mut self, result: Result<Answer, RouteError>) -> Poll<Result<Answer, RouteError>> {
         self.state = State::Ended;
         self.ticket = None;
+        self.permit = None;
         let took = self.terms.entered.elapsed();
         self.inner.metrics.ended(self.terms.kind, Outcome::of(&result), took);
         Poll::Ready(result)

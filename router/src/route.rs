@@ -240,7 +240,7 @@ pub(crate) struct Tries {
 /// A decision about one attempt.
 pub(crate) enum Aim {
     /// Ask this node.
-    At { node: NodeId, group: GroupId, epoch: Epoch, permit: Permit },
+    At { node: NodeId, group: GroupId, epoch: Epoch },
     /// There is nobody to ask now.
     Nobody(Cause),
     /// There will never be.
@@ -286,11 +286,14 @@ impl Inner {
         let Some(node) = self.target(descriptor, tries) else {
             return Aim::Nobody(Cause::NoLeader);
         };
+        Aim::At { node, group: descriptor.group, epoch: descriptor.epoch }
+    }
+
+    /// Takes what `operation` costs from the budget, for as long as it waits or is on its way.
+    pub(crate) fn admit(&self, operation: &Operation) -> Result<Permit, RouteError> {
         let bytes = operation.payload_bytes() + REQUEST_OVERHEAD_BYTES;
-        let Some(permit) = self.budget.acquire(bytes) else {
-            return Aim::Never(RouteError::Busy { retry_after: self.options.busy_retry_after });
-        };
-        Aim::At { node, group: descriptor.group, epoch: descriptor.epoch, permit }
+        let retry_after = self.options.busy_retry_after;
+        self.budget.acquire(bytes).ok_or(RouteError::Busy { retry_after })
     }
 
     /// Makes the attempt that was decided, and where its answer will show.

@@ -213,6 +213,24 @@ async fn only_the_door_refuses_and_it_does_so_at_once() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_leader_counts_too() {
+    let world = World::new(&[]);
+    world.shared.lock().leaders.clear();
+    let batch = |key: &'static str, bytes: u64| {
+        let value = Bytes::from(vec![0; bytes as usize]);
+        let change = BatchChange::Put { key: Bytes::from(key), value };
+        Operation::Write(Write::Batch { changes: vec![change] })
+    };
+    let router = world.router(1);
+    let waiting = tokio::spawn(router.start(batch("a", BUDGET_BYTES / 2), late()));
+    let error = router.execute(batch("b", BUDGET_BYTES / 2), late()).await.unwrap_err();
+    assert!(matches!(error, RouteError::Busy { .. }), "{error}");
+    world.shared.lock().leaders.insert(GroupId(1), NodeId(2));
+    assert!(waiting.await.unwrap().is_ok());
+    assert_eq!(world.nodes[0].budget.used_bytes(), 0);
+}
+
+#[tokio::test]
 async fn answers_teach_the_map() {
     let world = World::new(&[]);
     world.split("m", 2);

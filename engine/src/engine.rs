@@ -17,7 +17,7 @@ use crate::builder::Builder;
 use crate::entry::{Cas, Entry, Expect, Version};
 use crate::error::Error;
 use crate::node::Node;
-use crate::options::{Limits, PutCondition, PutOptions, ReadOptions};
+use crate::options::{Limits, PutCondition, PutOptions, ReadOptions, deadline_after};
 use crate::scan::Scan;
 use crate::status::Status;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A durable, ordered, replicated map from keys to values.
 ///
@@ -489,7 +489,7 @@ impl Engine {
         operation: Operation,
         timeout: Option<Duration>,
     ) -> Result<Answer, Error> {
-        let deadline = Instant::now() + timeout.unwrap_or(self.shared.request_timeout);
+        let deadline = deadline_after(timeout.unwrap_or(self.shared.request_timeout));
         Ok(self.shared.router.execute(operation, deadline).await?)
     }
 

@@ -9,7 +9,7 @@ use flotilla_shard::NodeId;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest key, in bytes, unless chosen otherwise: 4 KiB.
 pub const KEY_BYTES_MAX: u64 = 4 << 10;
@@ -89,6 +89,13 @@ pub enum PutCondition {
     IfAbsent,
     /// The key holds something.
     IfPresent,
+}
+
+/// When a call that waits for `timeout` stops waiting. The longest wait is a day: longer ones mean
+/// "for ever", and a clock has an end.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+    Instant::now() + timeout.min(WAIT_MAX)
 }
 
 /// How large keys and values may be.

@@ -7,13 +7,14 @@
 
 use crate::entry::{KeyValue, Version};
 use crate::error::Error;
+use crate::options::deadline_after;
 use flotilla_router::{Page, PageOptions, RouteError, Router};
 use flotilla_shard::KeyRange;
 use futures_core::Stream;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Rows of a page; enough that the way to the shard does not count.
 const PAGE_ROWS_MAX: u64 = 1024;
@@ -96,7 +97,7 @@ impl Scan {
             reverse: self.reverse,
             keys_only: false,
         };
-        Box::pin(self.router.page(range, options, Instant::now() + self.timeout))
+        Box::pin(self.router.page(range, options, deadline_after(self.timeout)))
     }
 }
 

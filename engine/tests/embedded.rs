@@ -288,6 +288,23 @@ fn any_runtime_will_do() {
 }
 
 #[tokio::test]
+async fn a_timeout_may_be_tiny_or_endless() {
+    let directory = directory();
+    let db = Engine::open(directory.path()).await.unwrap();
+    let endless = Duration::MAX;
+    assert!(db.put_with("a", "1", &PutOptions::new().timeout(endless)).await.is_ok());
+    assert!(db.get_with("a", &ReadOptions::new().timeout(endless)).await.unwrap().is_some());
+    assert!(db.scan(..).timeout(endless).next().await.unwrap().is_ok());
+    let error = db.get_with("a", &ReadOptions::new().timeout(Duration::ZERO)).await.unwrap_err();
+    assert_eq!(error, Error::Timeout { maybe_committed: false });
+    let none = PutOptions::new().timeout(Duration::ZERO);
+    let error = db.put_with("a", "2", &none).await.unwrap_err();
+    assert!(error.is_retryable(), "it was never sent: {error}");
+    assert_eq!(db.get("a").await, Ok(Some(Bytes::from("1"))));
+    db.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dropped_future_does_not_undo_its_write() {
     let directory = directory();
     let db = Engine::open(directory.path()).await.unwrap();

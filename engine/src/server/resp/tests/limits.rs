@@ -1,0 +1,194 @@
+//! What a connection holds is bounded, whatever the client does.
+
+use super::*;
+
+#[test]
+fn requests_under_way_are_bounded() {
+    block_on(async {
+        let options = RespOptions { pipeline_requests_max: 4, ..RespOptions::default() };
+        let mut client = Client::connect(Fake::holding(), options, 1 << 20);
+        let requests: String = (0..10).map(|key| format!("SET {key} v\r\n")).collect();
+        client.send(requests).await;
+        assert_eq!(client.fake.started(), 4);
+        client.fake.release(2);
+        settle().await;
+        // Its reply waits for two others, so it still counts.
+        assert_eq!(client.fake.started(), 4);
+        client.fake.release(0);
+        settle().await;
+        assert_eq!(client.fake.started(), 5);
+        while client.fake.held() > 0 {
+            client.fake.release(0);
+            settle().await;
+        }
+        client.expect("+OK\r\n".repeat(10)).await;
+    });
+}
+
+#[test]
+fn a_client_that_takes_no_replies_is_not_served_further() {
+    block_on(async {
+        let fake = Fake::default();
+        let value = "x".repeat(10_000);
+        fake.put("k", value.clone());
+        let options = RespOptions { pipeline_bytes_max: 64 * 1024, ..RespOptions::default() };
+        let mut client = Client::connect(fake, options, 16 * 1024);
+        // The first reply teaches how large the others will be.
+        client.send("GET k\r\n").await;
+        let reply = format!("$10000\r\n{value}\r\n");
+        client.expect(&reply).await;
+        client.send("GET k\r\n".repeat(1000)).await;
+        let started = client.fake.started();
+        assert!(started < 20, "{started} of 1000 were started");
+        client.expect(reply.repeat(1000)).await;
+        assert_eq!(client.fake.started(), 1001);
+    });
+}
+
+#[test]
+fn requests_that_need_no_data_are_bounded_too() {
+    block_on(async {
+        let options = RespOptions { pipeline_bytes_max: 10_000, ..RespOptions::default() };
+        let mut client = Client::connect(Fake::default(), options, 1000);
+        let word = "y".repeat(100);
+        let request = format!("ECHO {word}\r\n");
+        let Client { stream, .. } = &mut client;
+        let (mut reading, mut writing) = tokio::io::split(stream);
+        let sending = async {
+            let mut sent = 0;
+            // More than the pipes and the limits can hold between them: it must block.
+            let all = request.repeat(1000);
+            let blocked = tokio::select! {
+                biased;
+                () = async {
+                    for piece in all.as_bytes().chunks(500) {
+                        writing.write_all(piece).await.unwrap();
+                        sent += piece.len();
+                    }
+                } => false,
+                () = async { for _ in 0..100 { settle().await } } => true,
+            };
+            assert!(blocked, "all of it was taken");
+            assert!(sent < 20_000 + 64 * 1024, "{sent} bytes were taken");
+        };
+        sending.await;
+        let mut some = vec![0; 5000];
+        reading.read_exact(&mut some).await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_too_large_is_refused_and_the_client_stays() {
+    block_on(async {
+        let options = RespOptions {
+            key_bytes_max: 10,
+            value_bytes_max: 20,
+            request_bytes_max: 200,
+            ..RespOptions::default()
+        };
+        let mut client = Client::connect(Fake::default(), options, 1 << 20);
+        let key = "k".repeat(11);
+        let value = "v".repeat(21);
+        let many = "$20\r\nkkkkkkkkkkkkkkkkkkkk\r\n".repeat(9);
+        let table = [
+            (format!("GET {key}\r\n"), "-ERR the key of 11 bytes exceeds the limit of 10\r\n"),
+            (format!("DEL a {key}\r\n"), "-ERR the key of 11 bytes exceeds the limit of 10\r\n"),
+            (
+                format!("SET a {value}\r\n"),
+                "-ERR the value of 21 bytes exceeds the limit of 20\r\n",
+            ),
+            (
+                format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$21\r\n{value}\r\n"),
+                "-ERR an argument of 21 bytes exceeds the limit of 20\r\n",
+            ),
+            (
+                format!("*10\r\n$4\r\nMGET\r\n{many}"),
+                "-ERR the request exceeds the limit of 200 bytes\r\n",
+            ),
+            ("GET \"\"\r\n".to_owned(), "-ERR the key is empty; keys have at least one byte\r\n"),
+        ];
+        for (request, reply) in table {
+            client.send(format!("{request}PING\r\n")).await;
+            client.expect(format!("{reply}+PONG\r\n")).await;
+        }
+        assert_eq!(client.fake.started(), 0);
+    });
+}
+
+#[test]
+fn nonsense_is_answered_after_what_came_before_it() {
+    block_on(async {
+        let mut client = Client::new(Fake::holding());
+        client.send("SET a 1\r\n*1\r\nx\r\nSET b 2\r\n").await;
+        client.fake.release(0);
+        client.expect("+OK\r\n-ERR Protocol error: expected '$', got 'x'\r\n").await;
+        assert_eq!(client.context.metrics.protocol_errors.get(), 1);
+        // What the client still sends is read and dropped, so that the reply is not lost.
+        client.send("SET c 3\r\n").await;
+        client.stream.shutdown().await.unwrap();
+        assert_eq!(client.fake.started(), 1);
+        client.expect_end().await;
+    });
+}
+
+#[test]
+fn browsers_are_cut_off() {
+    for request in ["POST / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: localhost\r\n"] {
+        block_on(async {
+            let mut client = Client::new(Fake::default());
+            client.send(format!("{request}\r\nFLUSHALL\r\n")).await;
+            assert_eq!(client.fake.started(), 0);
+            assert_eq!(client.context.metrics.protocol_errors.get(), 1);
+            client.served.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_reply_of_many_values_is_bounded() {
+    block_on(async {
+        let fake = Fake::default();
+        fake.put("k", "x".repeat(1000));
+        let options = RespOptions { reply_bytes_max: 200_000, ..RespOptions::default() };
+        let mut client = Client::connect(fake, options, 1 << 20);
+        client.send(format!("MGET{}\r\n", " k".repeat(300))).await;
+        client
+            .expect(
+                "-ERR the values exceed the limit of 200000 bytes in one reply; ask for fewer\r\n",
+            )
+            .await;
+        client.send(format!("MGET{}\r\n", " k".repeat(190))).await;
+        client.expect("*190\r\n").await;
+        client.expect(format!("$1000\r\n{}\r\n", "x".repeat(1000)).repeat(190)).await;
+        client.send(format!("EXISTS{}\r\n", " k".repeat(500))).await;
+        client.expect(":500\r\n").await;
+    });
+}
+
+#[test]
+fn scans_go_on_where_they_stood() {
+    block_on(async {
+        let fake = Fake::default();
+        for key in ["a", "b1", "b2", "b3", "b4", "b5", "c"] {
+            fake.put(key, "v");
+        }
+        let options = RespOptions { cursors_max: 2, ..RespOptions::default() };
+        let mut client = Client::connect(fake, options, 1 << 20);
+        let first = (2u64 << 31) + 1;
+        client.send("SCAN 0 COUNT 2\r\n").await;
+        client.expect(format!("*2\r\n$10\r\n{first}\r\n*2\r\n$1\r\na\r\n$2\r\nb1\r\n")).await;
+        // A cursor may be used again, and its pattern changed.
+        for _ in 0..2 {
+            client.send(format!("SCAN {first} COUNT 100 MATCH b[34]\r\n")).await;
+            client.expect("*2\r\n$1\r\n0\r\n*2\r\n$2\r\nb3\r\n$2\r\nb4\r\n").await;
+        }
+        client.send(format!("SCAN {first} MATCH a*\r\n")).await;
+        client.expect("*2\r\n$1\r\n0\r\n*0\r\n").await;
+        client.send("SCAN 0 COUNT 1\r\nSCAN 0 COUNT 1\r\n").await;
+        for cursor in [first + 1, first + 2] {
+            client.expect(format!("*2\r\n$10\r\n{cursor}\r\n*1\r\n$1\r\na\r\n")).await;
+        }
+        client.send(format!("SCAN {first}\r\n")).await;
+        client.expect(format!("-ERR cursor {first} is not known here: another node ")).await;
+    });
+}

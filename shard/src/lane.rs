@@ -20,6 +20,7 @@ use crate::outbox::{GroupMessage, Outbox, Parcel};
 use crate::perform;
 use crate::replica::{Effects, Event, Now, Replica, ReplicaStart};
 use crate::request::{Refusal, Request};
+use crate::status::PublishedStatus;
 use actix::{Actor, Addr};
 use flotilla_raft::{Position, Ticket, Time};
 use flotilla_storage::GroupId;
@@ -86,12 +87,38 @@ pub struct Wiring {
     pub metrics: ShardMetrics,
 }
 
+/// For how long after its opening a preferred replica does not wait for its election timeout. A
+/// group that has a leader already is not disturbed: it refuses the pre-vote.
+const EAGER: Duration = Duration::from_secs(2);
+
+/// How often it tries: connections to the others may not be up at first.
+const EAGER_INTERVAL: Duration = Duration::from_millis(50);
+
 /// What a lane knows of a group without asking its actor.
 pub(crate) struct Slot {
     address: RefCell<Option<Addr<ReplicaActor>>>,
     pub(crate) next_tick: Cell<Time>,
     pub(crate) has_waiting: Cell<bool>,
     pub(crate) active_bytes: Cell<u64>,
+    status: Arc<PublishedStatus>,
+    /// When a preferred replica of a group without a leader campaigns next.
+    eager_at: Cell<Time>,
+    eager_until: Time,
+}
+
+impl Slot {
+    /// True when the replica should campaign at once.
+    fn is_eager(&self, now: Time) -> bool {
+        if now < self.eager_at.get() {
+            return false;
+        }
+        if now > self.eager_until || self.status.leader_node().is_some() {
+            self.eager_at.set(Time::NEVER);
+            return false;
+        }
+        self.eager_at.set(now + EAGER_INTERVAL);
+        true
+    }
 }
 
 /// The thread-local half of a lane.
@@ -252,11 +279,16 @@ impl Lane {
         for start in replicas {
             let replica = Replica::new(start, self.now());
             let group = replica.group();
+            let now = self.now().time;
+            let eager = replica.is_preferred();
             let slot = Rc::new(Slot {
                 address: RefCell::new(None),
                 next_tick: Cell::new(replica.next_tick()),
                 has_waiting: Cell::new(false),
                 active_bytes: Cell::new(0),
+                status: replica.status(),
+                eager_at: Cell::new(if eager { now } else { Time::NEVER }),
+                eager_until: now + EAGER,
             });
             self.shared.publish(replica.descriptor().clone(), replica.status());
             let address = ReplicaActor::new(replica, self.clone(), slot.clone()).start();
@@ -324,11 +356,15 @@ impl Lane {
         for slot in self.slots.borrow().values() {
             active_bytes += slot.active_bytes.get();
             let due = slot.next_tick.get() <= now || slot.has_waiting.get();
-            if !due && !freeze {
+            let campaign = slot.is_eager(now);
+            if !due && !freeze && !campaign {
                 continue;
             }
             if let Some(address) = &*slot.address.borrow() {
-                let mut events = Vec::with_capacity(2);
+                let mut events = Vec::with_capacity(3);
+                if campaign {
+                    events.push(Event::Campaign);
+                }
                 if due {
                     events.push(Event::Tick);
                 }

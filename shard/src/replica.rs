@@ -96,6 +96,8 @@ pub enum Event {
     Unreachable(NodeId),
     /// The journal found that content of this group is damaged.
     Suspected,
+    /// Try to become leader now instead of after the election timeout.
+    Campaign,
     /// Time to hand the memtable over.
     Freeze,
     /// The checkpoint of everything through this position is durable.
@@ -261,6 +263,14 @@ impl Replica {
         self.raft.next_tick()
     }
 
+    /// True for one replica of the group: the one that leads if nothing speaks against it. Groups
+    /// take turns among their nodes, so that a new cluster's leaders are spread evenly.
+    pub fn is_preferred(&self) -> bool {
+        let replicas = &self.machine.descriptor().replicas;
+        let turn = (self.group.0 % replicas.len() as u64) as usize;
+        replicas[turn].replica == self.id
+    }
+
     /// Bytes of this shard's rows in memory that are not frozen yet.
     pub fn active_bytes(&self) -> u64 {
         self.machine.shard().active_bytes()
@@ -300,6 +310,9 @@ impl Replica {
                 }
             }
             Event::Suspected => self.suspect(effects),
+            // A real election is under way already: starting over would only delay it.
+            Event::Campaign if self.raft.role() == raft::Role::Candidate => {}
+            Event::Campaign => self.raft.step(now.time, raft::Event::Campaign),
             Event::Freeze => self.freeze(),
             Event::Checkpointed(position) => self.checkpointed(now, position, effects),
         }

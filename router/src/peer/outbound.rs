@@ -1,0 +1,262 @@
+//! The writing end: one task per peer and class that dials, greets, and empties the outbox.
+//!
+//! While a connection stands, the task writes whatever has gathered, up to [`WRITE_BYTES`] of
+//! frames at a time, and sends a sign of life when it had nothing to write for a while. The
+//! acceptor answers with signs of life of its own; their absence means that the peer is gone or
+//! hung, long before the kernel would say so.
+//!
+//! Invariants:
+//!
+//! * After a break nothing of the old connection is written to the next one.
+//! * A request is named unsent only if its frame's last byte never reached the socket: no receiver
+//!   can have decoded it.
+
+use super::frame::{Cut, encode_frame, encode_sign_of_life};
+use super::handshake::{HandshakeError, Hello, Identity, introduce};
+use super::message::{Class, PeerMessage};
+use super::metrics::Counted;
+use super::tcp::{Peer, Shared};
+use bytes::BytesMut;
+use flotilla_shard::{Answer, Refusal};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How much is encoded before it is written.
+const WRITE_BYTES: usize = 256 << 10;
+/// A buffer that grew beyond this for a large value is given back.
+const BUFFER_KEEP_BYTES: usize = 1 << 20;
+/// A batch vector that grew beyond this is given back.
+const BATCH_KEEP_MESSAGES: usize = 8192;
+/// A connection that lived this long resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(2);
+
+/// Dials `peer` for `class` again and again, until it is cancelled.
+pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
+    let timing = shared.timing();
+    let mut backoff = timing.reconnect_min;
+    let mut had_connection = false;
+    loop {
+        match dial(&shared, &peer, class).await {
+            Ok((stream, answered)) => {
+                peer.greeted(class, answered);
+                if had_connection {
+                    shared.metrics.reconnects.inc();
+                }
+                had_connection = true;
+                let since = Instant::now();
+                let error = serve(&shared, &peer, class, stream).await;
+                peer.broke(class, &error.to_string());
+                if since.elapsed() >= STABLE_AFTER {
+                    backoff = timing.reconnect_min;
+                }
+            }
+            Err(error) => peer.failed(class, &error),
+        }
+        // A peer that greets us is back: no need to wait any longer.
+        let jittered = backoff.mul_f64(rand::random_range(0.75..1.25));
+        tokio::select! {
+            () = sleep(jittered) => {}
+            () = peer.came_back[class as usize].notified() => {}
+        }
+        backoff = (backoff * 2).min(timing.reconnect_max);
+    }
+}
+
+async fn dial(
+    shared: &Shared,
+    peer: &Peer,
+    class: Class,
+) -> Result<(TcpStream, Identity), HandshakeError> {
+    let hello = Hello {
+        class,
+        cluster_id: shared.options.cluster_id,
+        from: shared.me,
+        to: peer.node,
+        to_incarnation: peer.incarnation,
+    };
+    let dialed = timeout(shared.timing().handshake_timeout, async {
+        let mut stream = TcpStream::connect(peer.address.as_str()).await?;
+        stream.set_nodelay(true)?;
+        let answered = introduce(&mut stream, &hello).await?;
+        Ok((stream, answered))
+    });
+    dialed.await.unwrap_or(Err(HandshakeError::TimedOut))
+}
+
+/// Uses an established connection until it breaks, and says why it did.
+async fn serve(shared: &Shared, peer: &Peer, class: Class, mut stream: TcpStream) -> io::Error {
+    let mut writer = Writer::new(shared, peer, class);
+    let counted = Counted::new(&shared.metrics.connections_outbound);
+    peer.outbox.connect(class);
+    if class == Class::Data {
+        shared.inbound.connected(peer.node);
+    }
+    let (read, write) = stream.split();
+    let error = tokio::select! {
+        error = writer.run(write) => error,
+        error = watch(read, shared.timing().silence_max) => error,
+    };
+    drop(stream);
+    drop(counted);
+    let unsent = writer.lost();
+    if class == Class::Data {
+        // First what is certain, then that the rest is not.
+        if !unsent.is_empty() {
+            shared.inbound.unsent(peer.node, shared.unsalted(unsent));
+        }
+        shared.inbound.disconnected(peer.node);
+    }
+    error
+}
+
+/// Waits for the acceptor's signs of life to end.
+async fn watch(mut read: ReadHalf<'_>, silence_max: Duration) -> io::Error {
+    let mut scratch = [0; 256];
+    loop {
+        match timeout(silence_max, read.read(&mut scratch)).await {
+            Ok(Ok(0)) => return io::Error::new(io::ErrorKind::ConnectionReset, "the peer closed"),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return error,
+            Err(_) => {
+                let text = format!("no sign of life for {silence_max:?}");
+                return io::Error::new(io::ErrorKind::TimedOut, text);
+            }
+        }
+    }
+}
+
+/// What one connection has taken from the outbox and not yet written.
+struct Writer<'a> {
+    shared: &'a Shared,
+    peer: &'a Peer,
+    class: Class,
+    cut: Cut,
+    batch: VecDeque<PeerMessage>,
+    buffer: BytesMut,
+    /// How much of `buffer` the socket has taken.
+    written: usize,
+    /// Requests in `buffer`: the end of the frame, and the id.
+    requests: Vec<(usize, u64)>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(shared: &'a Shared, peer: &'a Peer, class: Class) -> Writer<'a> {
+        let target_bytes = match class {
+            Class::Liveness => shared.options.liveness_frame_bytes,
+            Class::Data => shared.options.data_frame_bytes,
+        };
+        let frame_bytes_max = shared.options.frame_bytes_max;
+        Writer {
+            shared,
+            peer,
+            class,
+            cut: Cut { target_bytes: target_bytes.min(frame_bytes_max), frame_bytes_max },
+            batch: VecDeque::new(),
+            buffer: BytesMut::new(),
+            written: 0,
+            requests: Vec::new(),
+        }
+    }
+
+    async fn run(&mut self, mut socket: WriteHalf<'_>) -> io::Error {
+        loop {
+            if self.batch.is_empty() && !self.peer.outbox.take(self.class, &mut self.batch) {
+                let keep_alive = self.shared.timing().keep_alive;
+                let waited = timeout(keep_alive, self.peer.outbox.wait(self.class)).await;
+                if waited.is_ok() {
+                    continue;
+                }
+                encode_sign_of_life(&mut self.buffer);
+            }
+            let cost_bytes = self.encode();
+            while self.written < self.buffer.len() {
+                match socket.write(&self.buffer[self.written..]).await {
+                    Ok(0) => return io::ErrorKind::WriteZero.into(),
+                    Ok(count) => self.written += count,
+                    Err(error) => return error,
+                }
+            }
+            self.shared.metrics.sent_bytes.inc_by(self.written as u64);
+            self.peer.outbox.release(self.class, cost_bytes);
+            self.reset();
+        }
+    }
+
+    /// Moves the front of the batch into the buffer, and returns its cost.
+    fn encode(&mut self) -> usize {
+        let mut cost_bytes = 0;
+        while !self.batch.is_empty() && self.buffer.len() < WRITE_BYTES {
+            let known = self.requests.len();
+            let requests = &mut self.requests;
+            let encoded = encode_frame(&mut self.batch, self.cut, &mut self.buffer, |message| {
+                if let PeerMessage::Request { id, .. } = message {
+                    requests.push((usize::MAX, *id));
+                }
+            });
+            let end = self.buffer.len();
+            self.requests[known..].iter_mut().for_each(|request| request.0 = end);
+            cost_bytes += encoded.cost_bytes;
+            if encoded.messages > 0 {
+                self.shared.metrics.sent_frames.inc();
+                self.shared.metrics.messages_per_frame.observe(encoded.messages as f64);
+            }
+            if let Some(message) = encoded.oversized {
+                self.refuse_oversized(message);
+            }
+        }
+        cost_bytes
+    }
+
+    /// A message that no frame can hold never leaves; whoever waits for it is told.
+    fn refuse_oversized(&mut self, message: PeerMessage) {
+        let (node, bytes_max) = (self.peer.node, self.cut.frame_bytes_max as u64);
+        let bytes = message.cost_bytes() as u64;
+        tracing::error!(peer = %node, bytes, bytes_max, "a message is too large for any frame");
+        let too_large = Refusal::TooLarge { bytes, bytes_max };
+        match message {
+            PeerMessage::Request { id, .. } => {
+                let id = self.shared.unsalted(vec![id])[0];
+                let reply = PeerMessage::Reply { id, result: Err(too_large) };
+                self.shared.inbound.receive(node, vec![reply]);
+            }
+            PeerMessage::Reply { id, result } => {
+                // What was written stays written: only a read may be refused after the fact.
+                let refusal = match result {
+                    Ok(Answer::Written(_)) => Refusal::Timeout { maybe_committed: true },
+                    _ => too_large,
+                };
+                self.peer.outbox.push(vec![PeerMessage::Reply { id, result: Err(refusal) }]);
+            }
+            PeerMessage::Raft(_) => self.peer.outbox.count_dropped(self.class, &message),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.written = 0;
+        self.requests.clear();
+        self.buffer.clear();
+        if self.buffer.capacity() > BUFFER_KEEP_BYTES {
+            self.buffer = BytesMut::new();
+        }
+        if self.batch.is_empty() && self.batch.capacity() > BATCH_KEEP_MESSAGES {
+            self.batch = VecDeque::new();
+        }
+    }
+
+    /// The connection broke: drops everything, and returns the requests that the peer certainly
+    /// did not get.
+    fn lost(mut self) -> Vec<u64> {
+        let written = self.written;
+        let unwritten = self.requests.iter().filter(|(end, _)| *end > written);
+        let mut unsent: Vec<u64> = unwritten.map(|(_, id)| *id).collect();
+        self.shared.metrics.refused_requests.inc_by(unsent.len() as u64);
+        unsent.extend(self.peer.outbox.disconnect(self.class, &mut self.batch));
+        unsent
+    }
+}

@@ -141,7 +141,7 @@ fn a_command_that_needs_a_row_from_below_parks_the_group_and_keeps_the_order() {
     assert_eq!(group.checkpoint(leader), 1, "the rows lie below the memtables now");
 
     group.member(leader).reads_held = true;
-    let mut waiters = vec![
+    let mut waiters = [
         group.ask(leader, add("n", 1)),
         group.put(leader, "n", "100"),
         group.ask(leader, add("n", 1)),

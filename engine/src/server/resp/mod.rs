@@ -1,8 +1,8 @@
 //! The door for Redis clients: any of them, in any language, can use a cluster through any node.
 //!
-//! A request's way: [`codec`] finds it in the received bytes, [`commands`] judges it, [`pipeline`]
-//! keeps its place among the requests of its connection, [`backend`] asks the data, and the answer
-//! goes back the same way. [`connection`] drives all of it, one task per client; [`server`] accepts
+//! A request's way: `codec` finds it in the received bytes, `commands` judges it, `pipeline`
+//! keeps its place among the requests of its connection, `backend` asks the data, and the answer
+//! goes back the same way. `connection` drives all of it, one task per client; `server` accepts
 //! clients and spreads them over the lanes. `docs/redis-commands.md` tells users what differs from
 //! Redis.
 //!

@@ -62,3 +62,8 @@ pub use options::{
 pub use prometheus::Registry;
 pub use scan::Scan;
 pub use status::Status;
+
+/// The README's example, compiled and run as it is printed there.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

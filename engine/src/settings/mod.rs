@@ -1,8 +1,8 @@
 //! What an operator can say about one node, and what holds when nothing is said.
 //!
-//! [`Settings`] is plain data. [`load`](load::load) fills it from four layers, each above the one
+//! [`Settings`] is plain data. [`load`] fills it from four layers, each above the one
 //! before: the defaults below, a TOML file, `FLOTILLA_…` environment variables, command line flags.
-//! [`Loaded`](load::Loaded) remembers where each value came from. [`Settings::check`] finds what
+//! [`Loaded`] remembers where each value came from. [`Settings::check`] finds what
 //! contradicts itself before any file or socket is touched.
 //!
 //! Invariants:

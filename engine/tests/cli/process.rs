@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use flotilla::server::admin::{Response, get};
@@ -49,7 +49,6 @@ pub struct Process {
     stdout: Receiver<String>,
     stderr: Receiver<String>,
     said: String,
-    _stdin: Option<ChildStdin>,
 }
 
 impl Process {
@@ -57,8 +56,7 @@ impl Process {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = lines(child.stdout.take().unwrap());
         let stderr = lines(child.stderr.take().unwrap());
-        let _stdin = child.stdin.take();
-        Process { child, stdout, stderr, said: String::new(), _stdin }
+        Process { child, stdout, stderr, said: String::new() }
     }
 
     /// Waits for a line on standard output that `wanted` takes something from.
@@ -88,21 +86,28 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for the end.
+    /// Waits for the end: the streams close when the process ends, whatever ends it.
     pub fn wait(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
-        let status: ExitStatus = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
+        let mut rest = |channel: &Receiver<String>| {
+            let mut text = String::new();
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match channel.recv_timeout(left) {
+                    Ok(line) => text = text + &line + "\n",
+                    Err(RecvTimeoutError::Disconnected) => return text,
+                    Err(RecvTimeoutError::Timeout) => {
+                        let _ = self.child.kill();
+                        panic!("did not end; said:\n{}{text}", self.said)
+                    }
+                }
             }
-            assert!(Instant::now() < deadline, "did not end; said:\n{}", self.said);
-            std::thread::sleep(POLL);
         };
-        let rest = |channel: &Receiver<String>| {
-            channel.iter().map(|line| line + "\n").collect::<Vec<_>>().concat()
-        };
-        let stdout = std::mem::take(&mut self.said) + &rest(&self.stdout);
-        Ended { code: status.code(), stdout, stderr: rest(&self.stderr) }
+        let stdout = rest(&self.stdout);
+        let stderr = rest(&self.stderr);
+        let status = self.child.wait().unwrap();
+        let stdout = std::mem::take(&mut self.said) + &stdout;
+        Ended { code: status.code(), stdout, stderr }
     }
 
     /// Sends a signal and waits for the end.
@@ -166,7 +171,8 @@ impl Node {
             }
             let body = String::from_utf8_lossy(&response.body).into_owned();
             assert!(Instant::now() < deadline, "not ready: {body}");
-            std::thread::sleep(POLL);
+            // Nothing announces readiness but the answer to the question.
+            std::thread::park_timeout(POLL);
         }
     }
 

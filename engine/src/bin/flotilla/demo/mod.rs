@@ -62,7 +62,7 @@ pub struct DemoArgs {
     keys: u64,
 
     /// What to log.
-    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    #[arg(long, value_name = "FILTER", default_value = "error")]
     log: String,
 }
 
@@ -109,7 +109,11 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
 async fn demo(args: &DemoArgs, dir: &Path) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let began = Instant::now();
-    say!("Starting {} nodes with {} shards ...", args.nodes, args.shards);
+    say!(
+        "Starting {} with {} ...",
+        counted(u64::from(args.nodes), "node"),
+        counted(u64::from(args.shards), "shard")
+    );
     let started = tokio::select! {
         started = start(args, dir) => started,
         signal = signals.next() => {
@@ -227,6 +231,10 @@ async fn show(args: &DemoArgs, nodes: &[RunningNode], began: Instant) -> Result<
     let totals = load.keep(until, interval, &report).await.map_err(Failure::runtime)?;
     say!("Done: {totals}.");
     Ok(())
+}
+
+fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
 fn views(nodes: &[RunningNode]) -> Vec<NodeView> {

@@ -1,2 +1,31 @@
 //! Loads, breaks and judges Flotilla.
+//!
+//! Everything here treats the store as its users do: through the Redis protocol and the admin port
+//! of real processes, or through the public API of the embedded engine. What the harness believes
+//! it saw itself: its clients remember what was acknowledged to them, and read it back.
+//!
+//! * [`load`] measures throughput, latency and CPU time over the Redis protocol, [`embedded`]
+//!   through the engine in this process, [`disk`] what the disk below gives.
+//! * [`cluster`] starts, kills and restarts server processes.
+//! * [`failover`] kills a leader under load and [`crash`] kills every node; both prove with
+//!   [`history`] that nothing acknowledged was lost.
+//!
+//! What is absent: any knowledge of Raft, journal or store. A harness that shared code with what it
+//! judges would share its mistakes.
 #![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod connection;
+pub mod cpu;
+pub mod crash;
+pub mod disk;
+pub mod embedded;
+pub mod failover;
+pub mod gaps;
+pub mod history;
+pub mod keys;
+pub mod latency;
+pub mod load;
+pub mod resp;
+pub mod verify;
+pub mod writers;

@@ -1,2 +1,109 @@
-//! The harness binary.
-fn main() {}
+//! The harness binary: one subcommand for each way to load, break and judge.
+//!
+//! Exit codes: 0 all is well, 1 a promise was broken or something failed, 2 the command line is
+//! wrong, 130 ended by a signal. However it ends, no server that it started is left behind, unless
+//! it is killed without warning itself.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use flotilla_bench::cluster::{Cluster, ClusterArgs};
+use flotilla_bench::{crash, disk, embedded, failover, load};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Loads, breaks and judges Flotilla.
+#[derive(Debug, Parser)]
+#[command(name = "flotilla-bench", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure throughput, latency and CPU time over the Redis protocol.
+    Load(Box<load::LoadArgs>),
+    /// Measure the engine inside this process.
+    Embedded(embedded::EmbeddedArgs),
+    /// Start a cluster, print where it is, and keep it until told to stop.
+    Cluster(RunClusterArgs),
+    /// Kill the busiest leader under load; measure the gap, and look for losses.
+    Failover(failover::FailoverArgs),
+    /// Kill all nodes at once under load, and look for losses.
+    Crash(crash::CrashArgs),
+    /// Measure what a disk gives: write and sync of 4 KiB, one at a time.
+    ProbeDisk(disk::ProbeDiskArgs),
+}
+
+/// Arguments of `cluster`.
+#[derive(Debug, Args)]
+struct RunClusterArgs {
+    /// End by itself after this many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    r#for: Option<u64>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
+    let code = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let keeps = matches!(command, Command::Cluster(_));
+        // Whatever is dropped here ends the servers that it started.
+        tokio::select! {
+            done = run(command) => done.map(|well| if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+            _ = interrupt.recv() => Ok(ended(keeps)),
+            _ = terminate.recv() => Ok(ended(keeps)),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+/// A signal is how a kept cluster is meant to end.
+fn ended(keeps: bool) -> ExitCode {
+    if keeps { ExitCode::SUCCESS } else { ExitCode::from(130) }
+}
+
+async fn run(command: Command) -> anyhow::Result<bool> {
+    match command {
+        Command::Load(args) => load::run(&args).await,
+        Command::Embedded(args) => embedded::run(&args).await,
+        Command::Cluster(args) => keep_cluster(&args).await,
+        Command::Failover(args) => failover::run(&args).await,
+        Command::Crash(args) => crash::run(&args).await,
+        Command::ProbeDisk(args) => disk::run(&args).map(|()| true),
+    }
+}
+
+/// Prints one line a node, `node ID pid PID redis ADDRESS admin ADDRESS`, then `ready`.
+async fn keep_cluster(args: &RunClusterArgs) -> anyhow::Result<bool> {
+    let mut cluster = Cluster::start(&args.cluster).await?;
+    for (id, process) in cluster.nodes().into_iter().zip(cluster.processes()) {
+        let (resp, admin) = (cluster.resp_address(id), cluster.admin_address(id));
+        println!("node {id} pid {process} redis {resp} admin {admin}");
+    }
+    println!("ready");
+    match args.r#for {
+        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+        None => std::future::pending().await,
+    }
+    cluster.stop_all().await?;
+    Ok(true)
+}

@@ -1,0 +1,293 @@
+//! Server processes: started, watched, killed and started again.
+//!
+//! Invariants:
+//!
+//! * Only processes that this started are ever signalled, by their ids, and none of them is left
+//!   when a [`Cluster`] is dropped.
+//! * A node keeps its ports and its directory over restarts.
+//! * Waiting means asking until a deadline; a process that died meanwhile ends the wait, with the
+//!   end of its log in the error.
+//!
+//! What is absent: clients. What the servers hold is others' business.
+
+mod options;
+mod ports;
+mod process;
+mod wait;
+
+pub use options::{ClusterArgs, Layout};
+pub use process::Server;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use flotilla::server::admin::view::{NodeView, ShardView};
+use tempfile::TempDir;
+
+use process::Addresses;
+
+/// How long a cluster may take until all its nodes are ready. Starting takes less than a second;
+/// replaying a full journal on a busy machine may take many.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a node may take to stop by itself.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Running server processes.
+pub struct Cluster {
+    servers: BTreeMap<u64, Server>,
+    directory: Option<TempDir>,
+    layout: Layout,
+}
+
+impl Cluster {
+    /// Starts a cluster in a fresh directory and waits until every node is ready.
+    ///
+    /// # Errors
+    ///
+    /// If the binary cannot be started, or a node ends or is not ready in time.
+    pub async fn start(args: &ClusterArgs) -> anyhow::Result<Cluster> {
+        let layout = args.layout()?;
+        let binary = args.binary()?;
+        let directory = args.fresh_directory()?;
+        let ports = ports::free_ports(args.nodes as usize * 3)?;
+        let addresses: BTreeMap<u64, Addresses> = (1..=args.nodes)
+            .zip(ports.chunks_exact(3))
+            .map(|(id, ports)| (id, ports.into()))
+            .collect();
+        let peers: Vec<String> =
+            addresses.iter().map(|(id, node)| format!("{id}={}", node.peer)).collect();
+        let mut cluster = Cluster {
+            servers: BTreeMap::new(),
+            directory: Some(directory),
+            layout: layout.clone(),
+        };
+        for (id, addresses) in addresses {
+            let home = cluster.directory();
+            let mut arguments = vec!["serve".to_owned()];
+            let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+            flag("--cluster-name", "bench".to_owned());
+            flag("--node-id", id.to_string());
+            flag("--data-dir", home.join(format!("node-{id}")).display().to_string());
+            flag("--resp-addr", addresses.resp.to_string());
+            flag("--admin-addr", addresses.admin.to_string());
+            flag("--peers", peers.join(","));
+            match &layout {
+                Layout::Even(shards) => flag("--shards", shards.to_string()),
+                Layout::SplitAt(keys) => flag("--split-at", keys.clone()),
+            }
+            arguments.extend(args.server_args.iter().cloned());
+            let log = home.join(format!("node-{id}.log"));
+            let mut server = Server::new(id, binary.clone(), arguments, addresses, log);
+            server.spawn()?;
+            cluster.servers.insert(id, server);
+        }
+        cluster.wait_ready(READY_TIMEOUT).await?;
+        Ok(cluster)
+    }
+
+    /// How the key space was cut.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where the nodes' directories and logs are.
+    pub fn directory(&self) -> &Path {
+        self.directory.as_ref().expect("taken only by keep(), which ends the cluster").path()
+    }
+
+    /// Ends the cluster but keeps its directories, for a look at what went wrong.
+    pub fn keep(mut self) -> std::path::PathBuf {
+        self.kill_all();
+        self.directory.take().expect("taken here only").keep()
+    }
+
+    /// All nodes, running or not.
+    pub fn nodes(&self) -> Vec<u64> {
+        self.servers.keys().copied().collect()
+    }
+
+    /// The nodes that were started and not ended by this harness.
+    pub fn running(&self) -> Vec<u64> {
+        self.servers.values().filter(|server| server.is_started()).map(|server| server.id).collect()
+    }
+
+    /// Where Redis clients connect to node `id`.
+    pub fn resp_address(&self, id: u64) -> SocketAddr {
+        self.server(id).addresses.resp
+    }
+
+    /// The same for all nodes, in order of their ids.
+    pub fn resp_addresses(&self) -> Vec<SocketAddr> {
+        self.servers.values().map(|server| server.addresses.resp).collect()
+    }
+
+    /// Where the admin port of node `id` is.
+    pub fn admin_address(&self, id: u64) -> SocketAddr {
+        self.server(id).addresses.admin
+    }
+
+    /// The processes that run.
+    pub fn processes(&self) -> Vec<u32> {
+        self.servers.values().filter_map(Server::process).collect()
+    }
+
+    /// Kills node `id` without warning and returns the moment just before.
+    pub fn kill(&mut self, id: u64) -> Instant {
+        let at = Instant::now();
+        self.server_mut(id).kill();
+        at
+    }
+
+    /// Kills all nodes without warning, one right after the other, and returns the moment just
+    /// before the first. No node is waited for until all were hit.
+    pub fn kill_all(&mut self) -> Instant {
+        let at = Instant::now();
+        for server in self.servers.values_mut() {
+            server.send_kill();
+        }
+        for server in self.servers.values_mut() {
+            server.kill();
+        }
+        at
+    }
+
+    /// Asks node `id` to stop (SIGTERM) and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not stop in time, or not cleanly.
+    pub async fn stop(&mut self, id: u64) -> anyhow::Result<()> {
+        self.server_mut(id).terminate(STOP_TIMEOUT).await
+    }
+
+    /// Stops all nodes that run.
+    ///
+    /// # Errors
+    ///
+    /// If one does not stop in time, or not cleanly.
+    pub async fn stop_all(&mut self) -> anyhow::Result<()> {
+        for id in self.running() {
+            self.stop(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts node `id` again on its directory and ports; does not wait until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// If the binary cannot be started.
+    pub fn restart(&mut self, id: u64) -> anyhow::Result<()> {
+        self.server_mut(id).spawn()
+    }
+
+    /// Waits until every running node is ready by its own word.
+    ///
+    /// # Errors
+    ///
+    /// If that takes longer than `timeout`, or a node ends.
+    pub async fn wait_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + timeout;
+        for server in self.servers.values_mut().filter(|server| server.is_started()) {
+            server.wait_ready(deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until node `id` has applied all that the leaders of its shards have committed.
+    /// Commits must have come to rest.
+    ///
+    /// # Errors
+    ///
+    /// If that takes longer than `timeout`, or a node ends.
+    pub async fn wait_caught_up(&mut self, id: u64, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let leaders = self.leaders().await?;
+            let status = self.status(id).await?;
+            let behind = status.shards.iter().find(|shard| {
+                leaders.get(&shard.group).is_none_or(|leader| {
+                    shard.leader.is_none() || shard.applied_index != leader.commit_index
+                })
+            });
+            let Some(behind) = behind else { return Ok(()) };
+            if Instant::now() >= deadline {
+                let leader = leaders.get(&behind.group);
+                bail!("node {id} does not catch up: it has {behind:?}, the leader {leader:?}");
+            }
+            self.server_mut(id).assert_alive()?;
+            wait::pause().await;
+        }
+    }
+
+    /// What node `id` says about itself.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub async fn status(&self, id: u64) -> anyhow::Result<NodeView> {
+        let (code, body) = wait::get(self.admin_address(id), "/status").await?;
+        if code != 200 {
+            bail!("node {id} answers {code} for /status");
+        }
+        serde_json::from_slice(&body)
+            .with_context(|| format!("node {id}: /status is not as agreed"))
+    }
+
+    /// For each group, the shard as its leader among the running nodes sees it. Of two that both
+    /// say they lead, the one of the higher term does.
+    ///
+    /// # Errors
+    ///
+    /// If a running node does not answer.
+    pub async fn leaders(&self) -> anyhow::Result<BTreeMap<u64, LeaderView>> {
+        let mut leaders: BTreeMap<u64, LeaderView> = BTreeMap::new();
+        for node in self.running() {
+            for shard in self.status(node).await?.shards {
+                let newest = leaders.get(&shard.group).is_none_or(|known| known.term < shard.term);
+                if shard.role == "leader" && newest {
+                    leaders.insert(shard.group, LeaderView::new(node, &shard));
+                }
+            }
+        }
+        Ok(leaders)
+    }
+
+    fn server(&self, id: u64) -> &Server {
+        self.servers.get(&id).expect("ids come from nodes()")
+    }
+
+    fn server_mut(&mut self, id: u64) -> &mut Server {
+        self.servers.get_mut(&id).expect("ids come from nodes()")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill_all();
+    }
+}
+
+/// A shard as its leader sees it.
+#[derive(Clone, Debug)]
+pub struct LeaderView {
+    /// The node that leads.
+    pub node: u64,
+    /// Its term.
+    pub term: u64,
+    /// What it has committed.
+    pub commit_index: u64,
+    /// The shard's first key, in hex.
+    pub start: String,
+}
+
+impl LeaderView {
+    fn new(node: u64, shard: &ShardView) -> LeaderView {
+        let (term, commit_index) = (shard.term, shard.commit_index);
+        LeaderView { node, term, commit_index, start: shard.start.clone() }
+    }
+}

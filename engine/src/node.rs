@@ -129,6 +129,7 @@ impl Node {
     }
 
     /// Runtimes on which servers spawn their connections.
+    #[cfg(feature = "server")]
     pub(crate) fn handles(&self) -> &[tokio::runtime::Handle] {
         self.lanes.handles()
     }

@@ -10,8 +10,9 @@
 //!
 //! What is absent: the group's logic (`replica`), and performing effects (`lane`).
 
+use crate::effects::Event;
 use crate::lane::{Lane, Slot};
-use crate::replica::{Event, Replica};
+use crate::replica::Replica;
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message};
 use std::pin::Pin;
 use std::rc::Rc;

@@ -14,11 +14,12 @@
 
 use crate::actor::{Bag, Close, ReplicaActor};
 use crate::descriptor::NodeId;
+use crate::effects::{self, Effects, Event, Now};
 use crate::lanes::Shared;
 use crate::metrics::ShardMetrics;
 use crate::outbox::{GroupMessage, Outbox, Parcel};
 use crate::perform;
-use crate::replica::{Effects, Event, Now, Replica, ReplicaStart};
+use crate::replica::{Replica, ReplicaStart};
 use crate::request::{Refusal, Request};
 use crate::status::PublishedStatus;
 use actix::{Actor, Addr};
@@ -268,7 +269,7 @@ impl Lane {
             if let Event::Request(request) = event {
                 let refusal = if stopping { Refusal::Shutdown } else { Refusal::GroupNotFound };
                 self.with_effects(|effects| {
-                    crate::replica::answer(request.reply, Err(refusal), effects);
+                    effects::answer(request.reply, Err(refusal), effects);
                 });
             }
         }

@@ -14,6 +14,7 @@ pub mod budget;
 pub mod codec;
 pub mod command;
 pub mod descriptor;
+pub mod effects;
 pub mod lane;
 pub mod lanes;
 pub mod machine;

@@ -3,10 +3,10 @@
 //! Journal appends and messages leave side by side: the leader's disk is one vote among others, so
 //! nothing waits for it here. What must wait for it is still inside the Raft cores.
 
+use crate::effects::{Effects, LogRead, Observed, RowRead};
 use crate::lane::{Inbox, Mail, Wiring, by_node};
 use crate::machine::Fetched;
 use crate::outbox::{Outbox, Parcel};
-use crate::replica::{Effects, LogRead, Observed, RowRead};
 use crate::request::{Operation, Reply};
 use crate::serve::ColdRead;
 use std::sync::Arc;

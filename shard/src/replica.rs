@@ -17,34 +17,26 @@
 //!
 //! What is absent: threads, clocks, disks, sockets. `now` comes with each call.
 
+mod retire;
+
 use crate::applying::{Applying, Step};
 use crate::command::Command;
-use crate::descriptor::{Descriptor, NodeId};
-use crate::machine::{Fetched, Machine, ShardMeta};
+use crate::descriptor::Descriptor;
+use crate::effects::{Effects, Event, LogRead, Now, Observed, RowRead, answer};
+use crate::machine::{Machine, ShardMeta};
 use crate::outbox::{GroupMessage, Parcel};
 use crate::pending::{Pending, Waiting};
 use crate::reads::{ReadRequest, Reads};
-use crate::request::{Answer, Operation, Refusal, Reply, Request};
-use crate::serve::{self, ColdRead, Served};
+use crate::request::{Answer, Operation, Refusal, Request};
+use crate::serve::{self, Served};
 use crate::status::PublishedStatus;
-use flotilla_raft::{self as raft, HardState, Index, Position, Raft, ReplicaId, Ticket, Time};
+use flotilla_raft::{self as raft, HardState, Index, Position, Raft, ReplicaId, Time};
 use flotilla_storage::GroupId;
 use flotilla_storage::journal::{Change, LogEntry, Write as JournalWrite};
-use flotilla_storage::store::{Frozen, Shard, View};
+use flotilla_storage::store::{Frozen, Shard};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// The moment of an event, by every clock that matters.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Monotonic, for Raft.
-    pub time: Time,
-    /// The same moment, for deadlines.
-    pub instant: Instant,
-    /// Wall clock, milliseconds since the Unix epoch, for the leader's stamps.
-    pub wall_ms: u64,
-}
+use std::time::Duration;
 
 /// How replicas behave, apart from Raft's own options.
 #[derive(Clone, Copy, Debug)]
@@ -65,108 +57,6 @@ impl Default for ReplicaOptions {
             retry_after: Duration::from_millis(10),
         }
     }
-}
-
-/// Something that happened to a replica.
-#[derive(Debug)]
-pub enum Event {
-    /// Time has passed.
-    Tick,
-    /// Somebody asks.
-    Request(Request),
-    /// A peer speaks.
-    Message(GroupMessage),
-    /// The journal holds everything up to this ticket.
-    Persisted(Ticket),
-    /// Log entries that were asked for, starting at `from`; `None`: they could not be read.
-    LogRead {
-        /// The first index asked for.
-        from: u64,
-        /// What the journal holds.
-        entries: Option<Vec<LogEntry>>,
-    },
-    /// Rows that applying waits for.
-    RowsRead {
-        /// Names the question.
-        serial: u64,
-        /// Their rows, or why they cannot be read at present.
-        rows: Result<Fetched, String>,
-    },
-    /// Messages to this node were lost.
-    Unreachable(NodeId),
-    /// The journal found that content of this group is damaged.
-    Suspected,
-    /// Try to become leader now instead of after the election timeout.
-    Campaign,
-    /// Time to hand the memtable over.
-    Freeze,
-    /// The checkpoint of everything through this position is durable.
-    Checkpointed(Position),
-}
-
-/// Log entries that Raft wants back from the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogRead {
-    /// Whose.
-    pub group: GroupId,
-    /// First index.
-    pub from: u64,
-    /// Last index.
-    pub to: u64,
-    /// About how many bytes at most; at least one entry.
-    pub bytes_max: u64,
-}
-
-/// Rows that applying waits for.
-pub struct RowRead {
-    /// Whose.
-    pub group: GroupId,
-    /// To be repeated in [`Event::RowsRead`].
-    pub serial: u64,
-    /// Where to look.
-    pub view: View,
-    /// What to look up.
-    pub keys: Vec<bytes::Bytes>,
-}
-
-/// What a turn of some replicas led to; a lane collects them from all and performs them together.
-#[derive(Default)]
-pub struct Effects {
-    /// For the journal, in this order.
-    pub journal: Vec<JournalWrite>,
-    /// For other nodes.
-    pub parcels: Vec<(NodeId, Parcel)>,
-    /// For whoever reads the journal.
-    pub log_reads: Vec<LogRead>,
-    /// For the read pool; answered by [`Event::RowsRead`].
-    pub row_reads: Vec<RowRead>,
-    /// For the read pool, which answers the callers itself.
-    pub cold_reads: Vec<ColdRead>,
-    /// For the checkpoint.
-    pub frozen: Vec<Frozen>,
-    /// Durations to be observed by the metrics.
-    pub observed: Vec<Observed>,
-}
-
-/// How long the stations of an answered request took.
-#[derive(Clone, Copy, Debug)]
-pub enum Observed {
-    /// A write, from the door to the proposal, from there to the commit, and altogether.
-    Write {
-        /// Door to proposal.
-        queued: Duration,
-        /// Proposal to commit as seen by this replica, application included.
-        committed: Duration,
-    },
-    /// A read, from the door to the answer.
-    Read {
-        /// Door to answer.
-        total: Duration,
-    },
-    /// The leader of the group has changed.
-    LeaderChange,
-    /// A proposal was lost to another leader and refused.
-    LostProposal,
 }
 
 /// Where a replica starts from.
@@ -540,77 +430,6 @@ impl Replica {
         }
     }
 
-    /// Freezes the memtable if it holds anything that the last checkpoint does not. A memtable
-    /// that cannot be frozen now keeps growing: apply is never held up.
-    fn freeze(&mut self) {
-        let applied = self.applying.applied();
-        let shard = self.machine.shard();
-        if self.frozen.is_some() || shard.frozen_count() >= 2 || applied.index == self.froze {
-            return;
-        }
-        let meta = self.machine.meta().encode();
-        let frozen = self.machine.shard_mut().freeze((applied.index.0, applied.term.0), meta);
-        self.froze = applied.index;
-        self.frozen = Some((applied.index, frozen));
-    }
-
-    fn hand_over_frozen(&mut self, effects: &mut Effects) {
-        if let Some((index, frozen)) = self.frozen.take() {
-            if self.raft.persisted_index() >= index {
-                effects.frozen.push(frozen);
-            } else {
-                self.frozen = Some((index, frozen));
-            }
-        }
-    }
-
-    fn checkpointed(&mut self, now: &Now, position: Position, effects: &mut Effects) {
-        self.checkpointed = self.checkpointed.max(position.index);
-        self.offer_release(now);
-        self.compact(now, effects);
-    }
-
-    /// As leader: tells the group what every voter and this replica's checkpoint no longer need.
-    fn offer_release(&mut self, now: &Now) {
-        let status = self.raft.status();
-        if status.role != raft::Role::Leader {
-            return;
-        }
-        let matched = status.followers.iter().map(|follower| follower.matched);
-        let through = matched.min().map_or(self.checkpointed, |min| min.min(self.checkpointed)).0;
-        let known = self.machine.released().max(self.release_proposed);
-        if through < known + self.options.release_entries_min {
-            return;
-        }
-        let command = Command {
-            origin: crate::command::Origin::default(),
-            stamp_ms: self.machine.stamp_ms().max(now.wall_ms),
-            value_bytes_max: self.options.value_bytes_max,
-            change: crate::command::Change::ReleaseLog { through },
-        };
-        if self.raft.propose(now.time, command.encode()).is_ok() {
-            self.release_proposed = through;
-        }
-    }
-
-    /// Forgets the part of the log that the checkpoint holds and no voter needs.
-    fn compact(&mut self, now: &Now, effects: &mut Effects) {
-        let through = Index(self.machine.released()).min(self.checkpointed);
-        if through <= self.base {
-            return;
-        }
-        self.raft.step(now.time, raft::Event::Compact(through));
-        let base = self.raft.status().base;
-        if base.index > self.base {
-            self.base = base.index;
-            effects.journal.push(JournalWrite {
-                group: self.group,
-                ticket: 0,
-                change: Change::Compact { index: base.index.0, term: base.term.0 },
-            });
-        }
-    }
-
     fn expire(&mut self, now: &Now, effects: &mut Effects) {
         self.pending.expire(now.instant, |late| {
             answer(late.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
@@ -657,15 +476,6 @@ impl Replica {
     /// True when somebody's deadline may pass.
     pub fn has_waiting(&self) -> bool {
         !self.pending.is_empty() || !self.reads.is_empty() || !self.at_the_door.is_empty()
-    }
-}
-
-/// Sends an answer on its way: at once within the process, as a parcel to another node.
-pub fn answer(reply: Reply, result: Result<Answer, Refusal>, effects: &mut Effects) {
-    match reply {
-        // A caller who no longer listens has dropped its future; the work is done all the same.
-        Reply::Oneshot(sender) => drop(sender.send(result)),
-        Reply::Peer { node, id } => effects.parcels.push((node, Parcel::Reply { id, result })),
     }
 }
 

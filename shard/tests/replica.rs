@@ -4,7 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{Group, put};
-use flotilla_shard::replica::Event;
+use flotilla_shard::effects::Event;
 use flotilla_shard::*;
 use std::time::Duration;
 

@@ -14,14 +14,7 @@ use report::{Exception, Report};
 use tree::Tree;
 
 /// Place, rule, amount.
-const EXCEPTIONS: [Exception; 6] = [
-    ("engine/src/engine.rs", "file length", 559),
-    ("shard/src/replica.rs", "file length", 678),
-    ("shard/storage/src/sim/tests.rs", "header", 1),
-    ("router/src/peer/inbound.rs", "#[allow(dead_code", 1),
-    ("router/Cargo.toml", "unused", 2),
-    ("shard/Cargo.toml", "unused", 1),
-];
+const EXCEPTIONS: [Exception; 1] = [("engine/src/engine.rs", "file length", 559)];
 
 #[test]
 fn walls_and_habits_hold() {

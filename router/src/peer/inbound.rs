@@ -166,7 +166,7 @@ fn hand_over(shared: Arc<Shared>, peer: Arc<Peer>, class: Class, stream: TcpStre
             tracing::warn!(peer = %peer.node, class = class.name(), %error,
                 "closed a peer connection: what came over it is not a frame");
         } else {
-            tracing::debug!(peer = %peer.node, class = class.name(), ?ended,
+            tracing::debug!(peer = %peer.node, class = class.name(), %ended,
                 "a peer's connection ended");
         }
         if class == Class::Data {
@@ -177,12 +177,17 @@ fn hand_over(shared: Arc<Shared>, peer: Arc<Peer>, class: Class, stream: TcpStre
 }
 
 /// Why a connection is not read any more.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Ended {
+    #[error("the peer closed it")]
     Closed,
+    #[error("the peer was silent for too long")]
     Silent,
+    #[error("the peer opened a new one")]
     Replaced,
-    Io(#[allow(dead_code, reason = "read by Debug")] io::Error),
+    #[error("{0}")]
+    Io(io::Error),
+    #[error("{0}")]
     Malformed(FrameError),
 }
 

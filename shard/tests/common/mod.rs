@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use bytes::Bytes;
+use flotilla_shard::effects::{Effects, Event, Now, RowRead};
 use flotilla_shard::machine::{Fetched, ShardMeta};
 use flotilla_shard::raft::{self, Position, Restored, Ticket, Time};
-use flotilla_shard::replica::{Effects, Event, Now, Replica, ReplicaOptions, ReplicaStart};
+use flotilla_shard::replica::{Replica, ReplicaOptions, ReplicaStart};
 use flotilla_shard::*;
 use flotilla_storage::journal::Change as JournalChange;
 use flotilla_storage::store::{Frozen, Store, StoreMetrics, StoreOptions};
@@ -29,7 +30,7 @@ pub struct Member {
     pub journal_stalled: bool,
     /// Row reads are answered at the next settling, unless they are held.
     pub reads_held: bool,
-    pub held_reads: Vec<replica::RowRead>,
+    pub held_reads: Vec<RowRead>,
     pub compacted: Option<(u64, u64)>,
     _dir: TempDir,
 }

@@ -1,3 +1,5 @@
+//! The simulated disk keeps what a real one keeps, and loses what a real one may lose.
+
 use super::*;
 use crate::fs::read_exact_at;
 

@@ -1,0 +1,140 @@
+//! What happens to a replica, and what follows from it: the two sides of its door.
+//!
+//! Events are everything that a replica can learn; effects are everything that it can want. Both
+//! are plain values, so that a lane, a test and a simulation can stand on the other side.
+//!
+//! What is absent: how a replica gets from one to the other (`replica`), and who performs effects
+//! (`perform`).
+
+use crate::descriptor::NodeId;
+use crate::machine::Fetched;
+use crate::outbox::{GroupMessage, Parcel};
+use crate::request::{Answer, Refusal, Reply, Request};
+use crate::serve::ColdRead;
+use flotilla_raft::{Position, Ticket, Time};
+use flotilla_storage::GroupId;
+use flotilla_storage::journal::{LogEntry, Write as JournalWrite};
+use flotilla_storage::store::{Frozen, View};
+use std::time::{Duration, Instant};
+
+/// The moment of an event, by every clock that matters.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic, for Raft.
+    pub time: Time,
+    /// The same moment, for deadlines.
+    pub instant: Instant,
+    /// Wall clock, milliseconds since the Unix epoch, for the leader's stamps.
+    pub wall_ms: u64,
+}
+
+/// Something that happened to a replica.
+#[derive(Debug)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// Somebody asks.
+    Request(Request),
+    /// A peer speaks.
+    Message(GroupMessage),
+    /// The journal holds everything up to this ticket.
+    Persisted(Ticket),
+    /// Log entries that were asked for, starting at `from`; `None`: they could not be read.
+    LogRead {
+        /// The first index asked for.
+        from: u64,
+        /// What the journal holds.
+        entries: Option<Vec<LogEntry>>,
+    },
+    /// Rows that applying waits for.
+    RowsRead {
+        /// Names the question.
+        serial: u64,
+        /// Their rows, or why they cannot be read at present.
+        rows: Result<Fetched, String>,
+    },
+    /// Messages to this node were lost.
+    Unreachable(NodeId),
+    /// The journal found that content of this group is damaged.
+    Suspected,
+    /// Try to become leader now instead of after the election timeout.
+    Campaign,
+    /// Time to hand the memtable over.
+    Freeze,
+    /// The checkpoint of everything through this position is durable.
+    Checkpointed(Position),
+}
+
+/// Log entries that Raft wants back from the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRead {
+    /// Whose.
+    pub group: GroupId,
+    /// First index.
+    pub from: u64,
+    /// Last index.
+    pub to: u64,
+    /// About how many bytes at most; at least one entry.
+    pub bytes_max: u64,
+}
+
+/// Rows that applying waits for.
+pub struct RowRead {
+    /// Whose.
+    pub group: GroupId,
+    /// To be repeated in [`Event::RowsRead`].
+    pub serial: u64,
+    /// Where to look.
+    pub view: View,
+    /// What to look up.
+    pub keys: Vec<bytes::Bytes>,
+}
+
+/// What a turn of some replicas led to; a lane collects them from all and performs them together.
+#[derive(Default)]
+pub struct Effects {
+    /// For the journal, in this order.
+    pub journal: Vec<JournalWrite>,
+    /// For other nodes.
+    pub parcels: Vec<(NodeId, Parcel)>,
+    /// For whoever reads the journal.
+    pub log_reads: Vec<LogRead>,
+    /// For the read pool; answered by [`Event::RowsRead`].
+    pub row_reads: Vec<RowRead>,
+    /// For the read pool, which answers the callers itself.
+    pub cold_reads: Vec<ColdRead>,
+    /// For the checkpoint.
+    pub frozen: Vec<Frozen>,
+    /// Durations to be observed by the metrics.
+    pub observed: Vec<Observed>,
+}
+
+/// How long the stations of an answered request took.
+#[derive(Clone, Copy, Debug)]
+pub enum Observed {
+    /// A write, from the door to the proposal, from there to the commit, and altogether.
+    Write {
+        /// Door to proposal.
+        queued: Duration,
+        /// Proposal to commit as seen by this replica, application included.
+        committed: Duration,
+    },
+    /// A read, from the door to the answer.
+    Read {
+        /// Door to answer.
+        total: Duration,
+    },
+    /// The leader of the group has changed.
+    LeaderChange,
+    /// A proposal was lost to another leader and refused.
+    LostProposal,
+}
+
+/// Sends an answer on its way: at once within the process, as a parcel to another node.
+pub fn answer(reply: Reply, result: Result<Answer, Refusal>, effects: &mut Effects) {
+    match reply {
+        // A caller who no longer listens has dropped its future; the work is done all the same.
+        Reply::Oneshot(sender) => drop(sender.send(result)),
+        Reply::Peer { node, id } => effects.parcels.push((node, Parcel::Reply { id, result })),
+    }
+}

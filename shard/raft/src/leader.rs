@@ -24,6 +24,7 @@ pub(crate) struct Leader {
     pub(crate) followers: Vec<Progress>,
     /// The empty entry with which this term began: nothing is committed or read before it is.
     pub(crate) term_start: Index,
+    /// When the next regular heartbeat is due, and with it the look at whether to go on leading.
     pub(crate) heartbeat_at: Time,
     /// The latest heartbeat round.
     pub(crate) round: Round,
@@ -213,20 +214,21 @@ impl Node<Leader> {
 
     /// Gives the waiting reads a round of their own. They wait until an entry of this term is
     /// committed: before that, the commit index may lag behind what an earlier leader committed.
-    pub(crate) fn begin_reads(&mut self, now: Time) {
+    pub(crate) fn begin_reads(&mut self) {
         if !self.role.reads.is_waiting() || self.core.commit() < self.role.term_start {
             return;
         }
         self.role.round.0 += 1;
         self.role.reads.begin_round(self.role.round, self.core.commit());
-        self.broadcast_heartbeat(now);
+        self.broadcast_heartbeat();
         self.confirm_reads();
     }
 
-    /// Sends a heartbeat of the latest round to every follower.
-    pub(crate) fn broadcast_heartbeat(&mut self, now: Time) {
+    /// Sends a heartbeat of the latest round to every follower. When the next regular one is due
+    /// stays as it is: the leader looks then whether it should still lead, and reads must not put
+    /// that off.
+    pub(crate) fn broadcast_heartbeat(&mut self) {
         let core = &mut self.core;
-        self.role.heartbeat_at = now + core.options.heartbeat_interval;
         let (term, round) = (core.term(), self.role.round);
         for follower in &mut self.role.followers {
             let commit = core.commit().min(follower.matched());

@@ -144,7 +144,7 @@ impl Raft {
         }
         self.core_mut().stirred = false;
         if let State::Leader(node) = &mut self.state {
-            node.begin_reads(now);
+            node.begin_reads();
             node.replicate(now);
         }
         let role_changed = self.take_role_change();
@@ -319,7 +319,8 @@ impl Raft {
             if node.should_step_down(now) {
                 self.follow(now, self.core().term(), None);
             } else {
-                node.broadcast_heartbeat(now);
+                node.role.heartbeat_at = now + node.core.options.heartbeat_interval;
+                node.broadcast_heartbeat();
             }
             return;
         }

@@ -7,7 +7,7 @@ use crate::background::on_own_thread;
 use crate::engine::{Engine, Member};
 use crate::error::Error;
 use crate::node::{JOURNAL, Node};
-use crate::options::{Limits, Network, NodeOptions, REQUEST_TIMEOUT};
+use crate::options::{Limits, Network, NodeOptions, REQUEST_TIMEOUT, default_lanes};
 use crate::splits::{check_splits, even_splits};
 use bytes::Bytes;
 use flotilla_router::peer::LocalNetwork;
@@ -162,8 +162,8 @@ impl Builder {
         self
     }
 
-    /// Hosts the shards on this many threads per node. Default: the processor's cores, divided among
-    /// the nodes of this process.
+    /// Hosts the shards on this many threads per node. Default: half of the processor's cores, divided
+    /// among the nodes of this process, and at least one.
     pub fn lanes(mut self, lanes: usize) -> Builder {
         self.lanes = Some(lanes);
         self
@@ -262,7 +262,7 @@ impl Builder {
             options.cluster_name.clone_from(name);
         }
         let replicas = usize::try_from(self.replicas.unwrap_or(1)).unwrap_or(usize::MAX);
-        options.lanes = self.lanes.unwrap_or((options.lanes / replicas.max(1)).max(1));
+        options.lanes = self.lanes.unwrap_or_else(|| default_lanes(replicas));
         set(&mut options.budget_bytes, self.budget_bytes);
         set(&mut options.memtable_bytes, self.memtable_bytes);
         set(&mut options.cache_bytes, self.cache_bytes);

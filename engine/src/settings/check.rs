@@ -76,7 +76,7 @@ impl Settings {
         }
         if self.lanes > LANES_MAX {
             problems.push(format!(
-                "lanes is {}: at most {LANES_MAX}, or 0 for one per core",
+                "lanes is {}: at most {LANES_MAX}, or 0 for half of the cores",
                 self.lanes
             ));
         }

@@ -62,7 +62,7 @@ pub struct Settings {
     /// The first key of each shard but the first, with `\xNN` escapes; instead of `shards`.
     #[serde(deserialize_with = "load::list_or_text")]
     pub split_at: Vec<String>,
-    /// How many threads host shards and connections. 0: one per core.
+    /// How many threads host shards and connections. 0: half of the cores.
     pub lanes: usize,
     /// What is logged, as a filter: `info`, or `warn,flotilla_router=debug`.
     pub log: String,

@@ -50,7 +50,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "KEYS", conflicts_with = "shards")]
     split_at: Option<String>,
 
-    /// How many threads host shards and connections; 0: one per core.
+    /// How many threads host shards and connections; 0: half of the cores.
     #[arg(long, value_name = "N")]
     lanes: Option<String>,
 

@@ -1,0 +1,242 @@
+//! Real lanes: threads, actors, a journal and a store, one node.
+
+use bytes::Bytes;
+use flotilla_shard::machine::ShardMeta;
+use flotilla_shard::raft::{self, Index, Position, Restored, Term};
+use flotilla_shard::*;
+use flotilla_storage::fs::RealFs;
+use flotilla_storage::journal::{
+    Change, Completion, Journal, JournalMetrics, JournalOptions, JournalThread, Write as Record,
+};
+use flotilla_storage::store::{
+    CheckpointCompletion, Checkpointer, ReadPool, Store, StoreMetrics, StoreOptions,
+};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+/// Nobody is out there.
+struct Nowhere;
+
+impl Outbox for Nowhere {
+    fn send(&self, _: NodeId, _: Vec<Parcel>) {}
+}
+
+struct Node {
+    lanes: Lanes,
+    budget: Budget,
+    halted: mpsc::Receiver<String>,
+    journal: JournalThread,
+    checkpointer: Checkpointer,
+    _dir: TempDir,
+}
+
+/// A node with groups 1 to `groups`, whose voters live on nodes 1 to `voters`; this is node 1.
+fn start(groups: u64, voters: u64, lanes: usize) -> Node {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() };
+    let (mut journal, _) =
+        Journal::open(Arc::new(RealFs), dir.path().join("journal"), options).expect("a journal");
+    let (store, _) =
+        Store::open(&dir.path().join("store"), StoreOptions::default(), StoreMetrics::new())
+            .expect("a store");
+    let replicas = (1..=groups).map(|group| replica(group, voters, &store)).collect::<Vec<_>>();
+    for replica in &replicas {
+        let birth = Record {
+            group: replica.meta.descriptor.group,
+            ticket: 0,
+            change: Change::Birth { meta: replica.meta.encode() },
+        };
+        journal.write(&[birth]).expect("a healthy disk");
+    }
+    journal.sync().expect("a healthy disk");
+    let started = Lanes::start(LaneOptions {
+        lanes,
+        tick_interval: Duration::from_millis(5),
+        memtable_bytes_max: 1 << 20,
+        checkpoint_age_max: Duration::from_secs(60),
+    })
+    .expect("threads");
+    let (sender, halted) = mpsc::channel();
+    started.on_halt(move |reason| drop(sender.send(reason.to_owned())));
+    let completions = started.completions();
+    let reader = journal.reader();
+    let (handle, journal) = JournalThread::start(
+        journal,
+        completions.iter().map(|lane| lane.clone() as Arc<dyn Completion>).collect(),
+        JournalMetrics::new(),
+    );
+    let checkpointer = Checkpointer::start(
+        store,
+        completions.iter().map(|lane| lane.clone() as Arc<dyn CheckpointCompletion>).collect(),
+    )
+    .expect("a thread");
+    let wiring = Wiring {
+        journal: handle,
+        reader,
+        checkpoints: checkpointer.handle(),
+        pool: Arc::new(ReadPool::start(1, StoreMetrics::new()).expect("a thread")),
+        outbox: Arc::new(Nowhere),
+        metrics: ShardMetrics::new(),
+    };
+    block_on(started.open(wiring, replicas));
+    let budget = Budget::new(1 << 20);
+    Node { lanes: started, budget, halted, journal, checkpointer, _dir: dir }
+}
+
+fn replica(group: u64, voters: u64, store: &Store) -> ReplicaStart {
+    let replicas: Vec<_> = (1..=voters)
+        .map(|n| ReplicaDescriptor { node: NodeId(n), replica: ReplicaId(n) })
+        .collect();
+    let descriptor = Descriptor {
+        group: GroupId(group),
+        range: KeyRange::whole(),
+        epoch: Epoch::FIRST,
+        replicas,
+    };
+    let voters = descriptor.replicas.iter().map(|replica| replica.replica).collect();
+    let meta = ShardMeta { descriptor, stamp_ms: 0, released: 0 };
+    ReplicaStart {
+        shard: store.create_shard(GroupId(group), KeyRange::whole(), meta.encode()),
+        meta,
+        applied: Position::default(),
+        raft: raft::Options {
+            id: ReplicaId(1),
+            voters,
+            election_timeout: Duration::from_millis(300),
+            heartbeat_interval: Duration::from_millis(50),
+            seed: group,
+            suspect: false,
+            pre_vote: true,
+            check_quorum: true,
+            limits: raft::Limits::default(),
+        },
+        restored: Restored::default(),
+        options: ReplicaOptions::default(),
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+impl Node {
+    fn ask(&self, group: u64, operation: Operation) -> Result<Answer, Refusal> {
+        let (sender, receiver) = oneshot::channel();
+        self.lanes.submit(Request {
+            group: GroupId(group),
+            epoch: Epoch::FIRST,
+            operation,
+            origin: Origin::default(),
+            deadline: Instant::now() + Duration::from_secs(10),
+            entered: Instant::now(),
+            permit: self.budget.acquire(100).expect("the budget is large"),
+            reply: Reply::Oneshot(sender),
+        });
+        block_on(receiver).unwrap_or(Err(Refusal::Timeout { maybe_committed: true }))
+    }
+
+    /// Repeats what was refused because nobody leads yet.
+    fn ask_until_led(&self, group: u64, operation: &Operation) -> Answer {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.ask(group, operation.clone()) {
+                Ok(answer) => return answer,
+                Err(Refusal::NotLeader { .. }) if Instant::now() < until => {
+                    std::thread::yield_now();
+                }
+                Err(refusal) => panic!("group {group} refused: {refusal}"),
+            }
+        }
+    }
+
+    fn stop(self) {
+        block_on(self.lanes.close());
+        self.checkpointer.shutdown().expect("a healthy store");
+        self.journal.shutdown().expect("a healthy journal");
+        self.lanes.stop();
+        assert_eq!(self.budget.used_bytes(), 0, "every permit came back");
+    }
+}
+
+fn put(key: &str, value: &str) -> Operation {
+    Operation::Write(Write::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        condition: Condition::Always,
+        return_previous: false,
+    })
+}
+
+fn get(key: &str) -> Operation {
+    Operation::Get { key: Bytes::copy_from_slice(key.as_bytes()) }
+}
+
+#[test]
+fn groups_on_several_lanes_serve_and_stop() {
+    let node = start(5, 1, 2);
+    for group in 1..=5 {
+        node.ask_until_led(group, &put("k", &group.to_string()));
+    }
+    for group in 1..=5 {
+        match node.ask(group, get("k")) {
+            Ok(Answer::Value(Some(entry))) => assert_eq!(entry.value, group.to_string()),
+            other => panic!("group {group} answered {other:?}"),
+        }
+    }
+    assert_eq!(node.ask(6, get("k")), Err(Refusal::GroupNotFound));
+    assert!(node.lanes.statuses().iter().all(|status| status.role == Role::Leader));
+    node.stop();
+}
+
+#[test]
+fn memtables_over_their_budget_are_checkpointed_and_read_from_below() {
+    let node = start(2, 1, 1);
+    let value = "v".repeat(8000);
+    for n in 0..400 {
+        node.ask_until_led(n % 2 + 1, &put(&format!("key{n:04}"), &value));
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while node.lanes.memory_bytes() > 2 << 20 {
+        assert!(Instant::now() < until, "no checkpoint has freed memory");
+        std::thread::yield_now();
+    }
+    for n in 0..400 {
+        match node.ask(n % 2 + 1, get(&format!("key{n:04}"))) {
+            Ok(Answer::Value(Some(entry))) => assert_eq!(entry.value, value),
+            other => panic!("key {n} was answered {other:?}"),
+        }
+    }
+    node.stop();
+}
+
+/// actix would swallow the panic and leave a dead actor behind; the node must stop instead, and
+/// whoever waits must be told.
+#[test]
+fn a_panicking_replica_halts_the_node_and_answers_everybody() {
+    let node = start(2, 3, 1);
+    // A leader on node 2 commits something that no release has ever written.
+    let append = raft::Message::Append {
+        term: Term(1),
+        prev: Position::default(),
+        commit: Index(1),
+        entries: vec![raft::Entry {
+            index: Index(1),
+            term: Term(1),
+            payload: Bytes::from_static(b"\xffnonsense"),
+        }],
+    };
+    let message =
+        GroupMessage { group: GroupId(1), from: ReplicaId(2), to: ReplicaId(1), message: append };
+    node.lanes.deliver(vec![message]);
+    let reason = node.halted.recv_timeout(Duration::from_secs(20)).expect("the node halts");
+    assert!(reason.contains("group 1 panicked"), "{reason}");
+    assert!(node.lanes.is_halted());
+    for group in 1..=2 {
+        let refusal = node.ask(group, put("k", "v")).expect_err("a halted node serves nobody");
+        assert_eq!(refusal, Refusal::Shutdown);
+    }
+    node.stop();
+}

@@ -375,7 +375,7 @@ impl Lane {
                 address.do_send(Bag(events));
             }
         }
-        self.shared.report_memory(self.number, active_bytes);
+        self.shared.report_memory(self.number, active_bytes, freeze);
     }
 }
 

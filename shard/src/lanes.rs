@@ -85,8 +85,13 @@ impl Shared {
     }
 
     /// Takes a lane's count, and starts a new generation of freezes when it is time.
-    pub(crate) fn report_memory(&self, lane: usize, active_bytes: u64) {
-        self.active_bytes[lane].store(active_bytes, Ordering::Relaxed);
+    ///
+    /// `is_freezing` says that the lane carries a freeze out just now: its count is from before,
+    /// and must not start another one. Two frozen memtables would close the door to writes until a
+    /// checkpoint has ended.
+    pub(crate) fn report_memory(&self, lane: usize, active_bytes: u64, is_freezing: bool) {
+        let counted = if is_freezing { 0 } else { active_bytes };
+        self.active_bytes[lane].store(counted, Ordering::Relaxed);
         let total: u64 = self.active_bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
         let full = total >= self.options.memtable_bytes_max;
         // One lane watches the age, so that a generation is not started twice.
@@ -372,5 +377,43 @@ impl CheckpointCompletion for LaneCompletion {
 
     fn failed(&self, error: &StoreError) {
         self.shared.halt(&format!("the store failed: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(lanes: usize) -> Shared {
+        Shared {
+            options: LaneOptions {
+                lanes,
+                tick_interval: Duration::from_millis(20),
+                memtable_bytes_max: 100,
+                checkpoint_age_max: Duration::from_secs(3600),
+            },
+            statuses: ArcSwap::default(),
+            halted: AtomicBool::new(false),
+            on_halt: OnceLock::new(),
+            active_bytes: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
+            freeze_generation: AtomicU64::new(0),
+            frozen_last: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Lanes count before their groups have frozen anything.
+    #[test]
+    fn full_memtables_are_frozen_once() {
+        let shared = shared(2);
+        shared.report_memory(0, 60, false);
+        shared.report_memory(1, 60, false);
+        assert_eq!(shared.freeze_generation(), 1);
+        shared.report_memory(0, 60, true);
+        shared.report_memory(1, 60, true);
+        shared.report_memory(0, 1, false);
+        shared.report_memory(1, 1, false);
+        assert_eq!(shared.freeze_generation(), 1, "what is being frozen counted again");
+        shared.report_memory(1, 100, false);
+        assert_eq!(shared.freeze_generation(), 2);
     }
 }

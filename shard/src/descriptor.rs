@@ -61,6 +61,9 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// No descriptor is encoded in fewer bytes: group, an empty range, epoch, a count of replicas.
+    pub(crate) const ENCODED_BYTES_MIN: usize = 8 + (4 + 1) + (8 + 8) + 4;
+
     /// The node that hosts `replica`, if it is a member.
     pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
         self.replicas.iter().find(|r| r.replica == replica).map(|r| r.node)

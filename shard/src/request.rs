@@ -488,7 +488,7 @@ fn decode_refusal(kind: u8, input: &mut Reader) -> Result<Refusal, DecodeError> 
             leader: if input.bool()? { Some(NodeId(input.u64()?)) } else { None },
         },
         65 => {
-            let count = input.count(41)?;
+            let count = input.count(Descriptor::ENCODED_BYTES_MIN)?;
             let mut descriptors = Vec::with_capacity(count);
             for _ in 0..count {
                 descriptors.push(Descriptor::decode(input)?);

@@ -197,3 +197,18 @@ proptest! {
         let _ = Operation::decode(&mut Reader::new(Bytes::from(bent)));
     }
 }
+
+/// The smallest descriptor there can be, so that a count of them is not taken for a hostile one.
+#[test]
+fn the_smallest_descriptor_travels_in_a_refusal() {
+    let smallest = Descriptor {
+        group: GroupId(0),
+        range: KeyRange { start: Bytes::new(), end: None },
+        epoch: Epoch { version: 0, conf_version: 0 },
+        replicas: Vec::new(),
+    };
+    let result = Err(Refusal::EpochMismatch { descriptors: vec![smallest; 3] });
+    let mut buffer = BytesMut::new();
+    encode_result(&result, &mut Writer::new(&mut buffer));
+    assert_eq!(decode_result(&mut Reader::new(buffer.freeze())).unwrap(), result);
+}

@@ -54,20 +54,46 @@ pub(crate) enum Mail {
 /// Where other threads put mail for a lane.
 #[derive(Default)]
 pub(crate) struct Inbox {
-    mail: Mutex<Vec<Mail>>,
+    mail: Mutex<Queue>,
     arrived: Notify,
 }
 
+#[derive(Default)]
+struct Queue {
+    mail: Vec<Mail>,
+    /// The lane's thread has ended: nobody will ever look here again.
+    closed: bool,
+}
+
 impl Inbox {
-    /// Never blocks for longer than it takes to move the mail.
+    /// Never blocks for longer than it takes to move the mail. Once closed, mail is dropped, and
+    /// whoever waits for an answer to it is told so by that.
     pub(crate) fn put(&self, mail: Mail) {
         let mut queue = self.mail.lock();
-        let sleeping = queue.is_empty();
-        queue.push(mail);
+        if queue.closed {
+            drop(queue);
+            return;
+        }
+        let sleeping = queue.mail.is_empty();
+        queue.mail.push(mail);
         drop(queue);
         if sleeping {
             self.arrived.notify_one();
         }
+    }
+
+    fn take(&self) -> Vec<Mail> {
+        std::mem::take(&mut self.mail.lock().mail)
+    }
+
+    /// Drops what the lane has not taken, and all that comes from now on.
+    pub(crate) fn close(&self) {
+        let left = {
+            let mut queue = self.mail.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.mail)
+        };
+        drop(left);
     }
 }
 
@@ -191,8 +217,7 @@ impl Lane {
         let mut bags: BTreeMap<GroupId, Vec<Event>> = BTreeMap::new();
         loop {
             self.inbox.arrived.notified().await;
-            let mail = std::mem::take(&mut *self.inbox.mail.lock());
-            for mail in mail {
+            for mail in self.inbox.take() {
                 self.sort(mail, &mut bags);
             }
             self.deliver(&mut bags);

@@ -268,8 +268,8 @@ impl Lanes {
         }
     }
 
-    /// Ends the threads. Futures that still run on the lanes are dropped. Blocks until all threads
-    /// have ended: do not call it on a lane.
+    /// Ends the threads. Futures that still run on the lanes are dropped, and so are requests that
+    /// no lane has taken. Blocks until all threads have ended: do not call it on a lane.
     pub fn stop(&self) {
         self.inner.system.stop();
         if let Some(thread) = self.inner.thread.lock().take()
@@ -277,6 +277,7 @@ impl Lanes {
         {
             tracing::error!("the thread that hosts the lanes panicked while it stopped");
         }
+        self.inner.inboxes.iter().for_each(|inbox| inbox.close());
     }
 
     fn lane_of(&self, group: GroupId) -> usize {

@@ -240,3 +240,25 @@ fn a_panicking_replica_halts_the_node_and_answers_everybody() {
     }
     node.stop();
 }
+
+/// Whoever still holds the lanes must not wait for threads that are gone.
+#[test]
+fn requests_after_the_stop_end_and_give_back_their_bytes() {
+    let node = start(1, 1, 1);
+    let (lanes, budget) = (node.lanes.clone(), node.budget.clone());
+    node.stop();
+    let (sender, receiver) = oneshot::channel();
+    lanes.submit(Request {
+        group: GroupId(1),
+        epoch: Epoch::FIRST,
+        operation: put("k", "v"),
+        origin: Origin::default(),
+        deadline: Instant::now() + Duration::from_secs(10),
+        entered: Instant::now(),
+        permit: budget.acquire(100).expect("the budget is large"),
+        reply: Reply::Oneshot(sender),
+    });
+    assert!(block_on(receiver).is_err(), "nobody can have served it");
+    assert_eq!(budget.used_bytes(), 0);
+    block_on(lanes.close());
+}

@@ -151,3 +151,54 @@ impl File for RealFile {
         self.file.set_len(len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::read_exact_at;
+
+    #[test]
+    fn files_do_what_the_trait_says() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("a/b");
+        RealFs.create_dir_all(&dir).unwrap();
+        RealFs.create_dir_all(&dir).unwrap();
+        let file = RealFs.create(&dir.join("one")).unwrap();
+        let again = RealFs.create(&dir.join("one")).map(|_| ()).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        file.allocate(10_000).unwrap();
+        file.allocate(5_000).unwrap();
+        assert_eq!(file.len().unwrap(), 10_000);
+        file.write_all_at(b"hello", 4_000).unwrap();
+        file.sync_data().unwrap();
+        RealFs.rename(&dir.join("one"), &dir.join("two")).unwrap();
+        RealFs.sync_dir(&dir).unwrap();
+        assert_eq!(RealFs.list(&dir).unwrap(), ["two"]);
+        let missing = RealFs.open(&dir.join("one")).map(|_| ()).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+
+        let file = RealFs.open(&dir.join("two")).unwrap();
+        let mut bytes = [1; 7];
+        read_exact_at(file.as_ref(), &mut bytes, 3_999).unwrap();
+        assert_eq!(&bytes, b"\0hello\0");
+        assert_eq!(file.read_at(&mut bytes, 9_998).unwrap(), 2);
+        assert!(read_exact_at(file.as_ref(), &mut bytes, 9_998).is_err());
+        file.set_len(0).unwrap();
+        assert!(file.is_empty().unwrap());
+        RealFs.remove(&dir.join("two")).unwrap();
+        assert!(RealFs.list(&dir).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_directory_has_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = RealFs.try_lock(dir.path()).unwrap();
+        let second = RealFs.try_lock(dir.path()).unwrap_err();
+        assert!(matches!(second, LockError::Held { .. }));
+        assert!(second.to_string().contains("in use by another process"));
+        drop(lock);
+        RealFs.try_lock(dir.path()).unwrap();
+        let nowhere = RealFs.try_lock(&dir.path().join("missing"));
+        assert!(matches!(nowhere, Err(LockError::Io { .. })));
+    }
+}

@@ -57,9 +57,7 @@ impl Journal {
     /// Frees the oldest segments as long as nothing in them is live. Called when everything
     /// written is synced, so that whatever killed their records is durable.
     pub(super) fn free_dead_segments(&mut self) {
-        if self.segments.is_dirty() {
-            return;
-        }
+        assert!(!self.segments.is_dirty(), "freeing while a record's death may still be lost");
         while let Some(oldest) = self.segments.oldest_sealed() {
             let number = oldest.number;
             let mut shared = self.shared.write();

@@ -424,3 +424,24 @@ fn another_format_version_is_refused() {
     fs.put(&path, &content);
     assert!(matches!(try_open(&fs), Err(JournalError::Version { found: 2, supported: 1, .. })));
 }
+
+#[test]
+fn the_operating_system_s_files_serve_too() {
+    use flotilla_storage::fs::RealFs;
+    use flotilla_storage::journal::Journal;
+    use std::sync::Arc;
+
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("journal");
+    let (mut journal, _) = Journal::open(Arc::new(RealFs), &dir, options()).unwrap();
+    commit(&mut journal, &[birth(1)]);
+    for index in 1..=200 {
+        commit(&mut journal, &[append(1, 1, index, index), compact(1, index.max(6) - 5, 1)]);
+        journal.maintain().unwrap();
+    }
+    drop(journal);
+    let (journal, recovery) = Journal::open(Arc::new(RealFs), &dir, options()).unwrap();
+    assert_eq!((recovery.corrupt.len(), recovery.torn_bytes), (0, 0));
+    let found = &observed(&journal, &recovery)[&GroupId(1)];
+    assert_eq!((found.base, found.last()), ((195, 1), 200));
+}

@@ -54,13 +54,18 @@ pub(crate) fn restore(
         states.into_iter().map(|state| (state.group, state)).collect();
     let mut replicas = Vec::new();
     for descriptor in genesis.descriptors() {
-        let Some(group) = recovery.groups.remove(&descriptor.group) else {
-            return Err(Error::Corrupt(format!(
-                "the journal in {} knows nothing of shard {}, which this node has promised things \
-                 for; restore the directory from a backup",
-                directory.path().display(),
-                descriptor.group
-            )));
+        let group = match recovery.groups.remove(&descriptor.group) {
+            Some(group) => group,
+            // Its other replicas have everything; alone, nobody has.
+            None if descriptor.replicas.len() > 1 => suspect(&mut journal, &descriptor)?,
+            None => {
+                return Err(Error::Corrupt(format!(
+                    "the journal in {} knows nothing of shard {}, which has no other replica; \
+                     restore the directory from a backup",
+                    directory.path().display(),
+                    descriptor.group
+                )));
+            }
         };
         let state = states.remove(&descriptor.group);
         replicas.push(replica(options, descriptor, &group, &store, state)?);
@@ -102,6 +107,19 @@ fn give_birth(
     let failed = |error: flotilla_storage::journal::JournalError| Error::Storage(error.to_string());
     journal.write(&writes).map_err(failed)?;
     journal.sync().map_err(failed)
+}
+
+/// A group that once lived here and of which the journal has lost every trace: whatever it
+/// promised is forgotten, so it must not promise anything again, now or after a restart.
+fn suspect(journal: &mut Journal, descriptor: &Descriptor) -> Result<RecoveredGroup, Error> {
+    let group = descriptor.group;
+    let meta = ShardMeta { descriptor: descriptor.clone(), stamp_ms: 0, released: 0 }.encode();
+    let birth = Write { group, ticket: 0, change: Change::Birth { meta: meta.clone() } };
+    let suspect = Write { group, ticket: 0, change: Change::Suspect };
+    let failed = |error: flotilla_storage::journal::JournalError| Error::Storage(error.to_string());
+    journal.write(&[birth, suspect]).map_err(failed)?;
+    journal.sync().map_err(failed)?;
+    Ok(RecoveredGroup { birth: meta, suspect: true, ..RecoveredGroup::default() })
 }
 
 fn replica(
@@ -243,6 +261,37 @@ mod tests {
             assert_eq!((restored.base, restored.last_index), (applied, applied.index));
             restored.validate().expect("a suspect starts from a log that makes sense");
         }
+    }
+
+    #[test]
+    fn a_group_that_the_journal_forgot_is_suspect_for_good() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let open = || {
+            let options = flotilla_storage::journal::JournalOptions {
+                segment_bytes: 1 << 20,
+                ..Default::default()
+            };
+            let fs = std::sync::Arc::new(flotilla_storage::fs::RealFs);
+            Journal::open(fs, dir.path(), options).expect("a journal")
+        };
+        let replicas = (1..=3).map(|n| flotilla_shard::ReplicaDescriptor {
+            node: flotilla_shard::NodeId(n),
+            replica: ReplicaId(n),
+        });
+        let descriptor = Descriptor {
+            group: GroupId(4),
+            range: flotilla_shard::KeyRange::whole(),
+            epoch: flotilla_shard::Epoch::FIRST,
+            replicas: replicas.collect(),
+        };
+        let (mut journal, _) = open();
+        let group = suspect(&mut journal, &descriptor).expect("a healthy disk");
+        assert!(restored(&group, at(6, 2)).expect("the rows are whole").1);
+        drop(journal);
+        let (_, recovery) = open();
+        let again = &recovery.groups[&GroupId(4)];
+        assert!(again.suspect);
+        assert!(restored(again, at(6, 2)).expect("the rows are whole").1);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use crate::background::on_own_thread;
 use crate::engine::{Engine, Member};
 use crate::error::Error;
 use crate::node::{JOURNAL, Node};
-use crate::options::{Limits, Network, NodeOptions, REQUEST_TIMEOUT, default_lanes};
+use crate::options::{
+    Limits, Network, NodeOptions, REQUEST_TIMEOUT, default_lanes, segment_bytes_min,
+};
 use crate::splits::{check_splits, even_splits};
 use bytes::Bytes;
 use flotilla_router::peer::LocalNetwork;
@@ -200,7 +202,8 @@ impl Builder {
         self
     }
 
-    /// Makes journal files of this many bytes. Default: 64 MiB.
+    /// Makes journal files of this many bytes: at least 2 MiB more than the largest value. Default:
+    /// 64 MiB.
     pub fn segment_bytes(mut self, bytes: u64) -> Builder {
         self.segment_bytes = Some(bytes);
         self
@@ -330,6 +333,13 @@ impl Builder {
         }
         if options.key_bytes_max == 0 {
             return refuse("key_bytes_max must be at least 1");
+        }
+        let segment_bytes_min = segment_bytes_min(options.value_bytes_max);
+        if options.segment_bytes < segment_bytes_min {
+            return refuse(format!(
+                "segment_bytes {} is too small for value_bytes_max {}: at least {segment_bytes_min}",
+                options.segment_bytes, options.value_bytes_max
+            ));
         }
         if options.heartbeat_interval.is_zero() {
             return refuse("heartbeat_interval must not be zero");

@@ -183,6 +183,13 @@ impl NodeOptions {
     }
 }
 
+/// The smallest journal file in which an entry with the largest value fits: a log entry may be a
+/// mebibyte longer than its value, and the journal adds less than another. A journal that is given
+/// more than fits into a file stops the node, and the entry would stop its peers too.
+pub(crate) fn segment_bytes_min(value_bytes_max: u64) -> u64 {
+    value_bytes_max.saturating_add(2 << 20)
+}
+
 /// Half of the cores, divided among `nodes` in one process, and at least one: the journal, the
 /// checkpoints, cold reads and the kernel's network stack want the rest. On two cores three nodes
 /// with one lane each spent half the CPU time per request of nodes with two lanes, because every

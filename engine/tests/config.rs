@@ -260,6 +260,7 @@ fn contradictions_are_refused_in_words_that_say_what_to_do() {
         ("[limits]\nbudget_bytes = '4MiB'\n", "shut everybody else out"),
         ("[limits]\nconnections_max = 0\n", "no client could connect"),
         ("[limits]\nkey_bytes_max = 0\n", "out of range"),
+        ("[storage]\nsegment_bytes = '8MiB'\n", "too small for limits.value_bytes_max"),
     ] {
         let words = refusal(from_file(text));
         assert!(words.contains(words_wanted), "{text:?} gave {words:?}");

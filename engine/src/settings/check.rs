@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::peers::split_address;
 use super::{Settings, Size};
+use crate::options::segment_bytes_min;
 
 /// All that is wrong with some settings. Its text has one line per problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +27,8 @@ impl std::error::Error for Invalid {}
 
 /// The smallest and largest limits on keys and values that the formats and buffers are made for.
 const KEY_BYTES_MAX: Size = Size::kib(64);
-const VALUE_BYTES_MAX: Size = Size::mib(64);
+/// An entry with the largest value must fit into one frame between peers, which has 64 MiB.
+const VALUE_BYTES_MAX: Size = Size::mib(60);
 const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(50);
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const NAME_BYTES_MAX: usize = 64;
@@ -197,7 +199,16 @@ impl Settings {
         within("limits.budget_bytes", limits.budget_bytes, Size::mib(1), terabyte);
         within("storage.memtable_bytes", self.storage.memtable_bytes, Size::mib(1), terabyte);
         within("storage.cache_bytes", self.storage.cache_bytes, Size::mib(1), terabyte);
-        within("storage.segment_bytes", self.storage.segment_bytes, Size::mib(1), Size::mib(4096));
+        within("storage.segment_bytes", self.storage.segment_bytes, Size::mib(1), Size::mib(1024));
+        let segment_bytes_min = segment_bytes_min(limits.value_bytes_max.get());
+        if self.storage.segment_bytes.get() < segment_bytes_min {
+            problems.push(format!(
+                "storage.segment_bytes {} is too small for limits.value_bytes_max {}: at least {}",
+                self.storage.segment_bytes,
+                limits.value_bytes_max,
+                Size::bytes(segment_bytes_min)
+            ));
+        }
         if limits.budget_bytes.get() < 2 * limits.value_bytes_max.get() {
             problems.push(format!(
                 "limits.budget_bytes {} is less than twice limits.value_bytes_max {}: one big \

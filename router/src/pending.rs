@@ -226,7 +226,12 @@ impl Pending {
                 self.pause(Cause::OutOfRange);
                 return None;
             }
-            Ok(answer) => return Some(answer),
+            Ok(answer) if self.operation.is_answered_by(&answer) => return Some(answer),
+            Ok(_) => {
+                tracing::error!(node = node.0, group = group.0, "an answer to another question");
+                self.lost(node, group);
+                return None;
+            }
             Err(refusal) => refusal,
         };
         if let Some(error) = RouteError::of_final(&refusal) {

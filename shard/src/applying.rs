@@ -50,6 +50,8 @@ pub struct Applying {
     applied: Position,
     /// The question that applying is parked for.
     parked: Option<u64>,
+    /// Rows could not be read: they are asked for again after the next tick.
+    failed: bool,
     serial: u64,
     fetched: Fetched,
 }
@@ -61,6 +63,7 @@ impl Applying {
             queue: VecDeque::new(),
             applied,
             parked: None,
+            failed: false,
             serial: 0,
             fetched: Fetched::new(),
         }
@@ -76,8 +79,24 @@ impl Applying {
         self.queue.extend(entries);
     }
 
-    /// Rows have come for the question `serial`. A failed read is asked again at the next step;
-    /// an answer to an older question is dropped.
+    /// How many committed entries wait here.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// True while rows are waited for: nothing can be applied.
+    pub fn is_parked(&self) -> bool {
+        self.parked.is_some() || self.failed
+    }
+
+    /// Time has passed: rows that could not be read may be asked for again.
+    pub fn tick(&mut self) {
+        self.failed = false;
+    }
+
+    /// Rows have come for the question `serial`. After a failed read the question is asked again,
+    /// but not before the next tick: a damaged row must not keep the readers busy. An answer to an
+    /// older question is dropped.
     pub fn fetched(&mut self, serial: u64, rows: Result<Fetched, String>) {
         if self.parked != Some(serial) {
             return;
@@ -87,6 +106,7 @@ impl Applying {
             Ok(rows) => self.fetched = rows,
             Err(error) => {
                 tracing::error!(%error, "cannot read rows that a command needs; trying again");
+                self.failed = true;
             }
         }
     }
@@ -99,7 +119,7 @@ impl Applying {
     /// Raft core or the journal is broken, or a newer release wrote it, and going on would
     /// diverge.
     pub fn step(&mut self, machine: &mut Machine) -> Step {
-        if self.parked.is_some() {
+        if self.is_parked() {
             return Step::Idle;
         }
         let Some(entry) = self.queue.front() else {

@@ -221,6 +221,21 @@ impl Write {
         }
     }
 
+    /// True if `outcome` is of the kind that this write ends in.
+    pub fn is_answered_by(&self, outcome: &WriteOutcome) -> bool {
+        matches!(
+            (self, outcome),
+            (_, WriteOutcome::Failed(_))
+                | (Write::Put { .. }, WriteOutcome::Put { .. })
+                | (Write::Delete { .. }, WriteOutcome::Deleted { .. })
+                | (Write::CompareAndSwap { .. }, WriteOutcome::Swap { .. })
+                | (Write::Add { .. }, WriteOutcome::Number(_))
+                | (Write::Append { .. }, WriteOutcome::Length(_))
+                | (Write::Batch { .. }, WriteOutcome::Batch { .. })
+                | (Write::DeleteRange { .. }, WriteOutcome::RangeDeleted { .. })
+        )
+    }
+
     /// Visits the single keys that the write touches; a range delete has none.
     pub fn for_each_key(&self, mut visit: impl FnMut(&Bytes)) {
         match self {

@@ -161,6 +161,11 @@ impl Replica {
         replicas[turn].replica == self.id
     }
 
+    /// Committed entries that this replica holds and has not applied yet.
+    pub fn queued_to_apply(&self) -> usize {
+        self.applying.queued()
+    }
+
     /// Bytes of this shard's rows in memory that are not frozen yet.
     pub fn active_bytes(&self) -> u64 {
         self.machine.shard().active_bytes()
@@ -174,6 +179,7 @@ impl Replica {
         match event {
             Event::Tick => {
                 self.raft.step(now.time, raft::Event::Tick);
+                self.applying.tick();
                 self.expire(now, effects);
             }
             Event::Request(request) => self.request(now, request, effects),
@@ -226,6 +232,7 @@ impl Replica {
             }
         }
         loop {
+            self.raft.pause_apply(self.applying.is_parked());
             let ready = self.raft.ready(now.time);
             let applied_before = self.applying.applied();
             let (more, idle) = (ready.more, ready.is_empty());

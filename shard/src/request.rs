@@ -62,6 +62,19 @@ impl Operation {
         matches!(self, Operation::Write(_))
     }
 
+    /// True if `answer` is of the kind that this operation is answered with. An answer from
+    /// another node may be anything.
+    pub fn is_answered_by(&self, answer: &Answer) -> bool {
+        match (self, answer) {
+            (Operation::Write(write), Answer::Written(outcome)) => write.is_answered_by(outcome),
+            (Operation::GetMany { keys }, Answer::Values(values)) => keys.len() == values.len(),
+            (Operation::Get { .. }, Answer::Value(_))
+            | (Operation::Page { .. }, Answer::Page { .. })
+            | (Operation::Count { .. }, Answer::Count(_)) => true,
+            _ => false,
+        }
+    }
+
     /// Bytes of keys and values that the request itself carries.
     pub fn payload_bytes(&self) -> u64 {
         match self {

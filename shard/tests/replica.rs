@@ -165,6 +165,27 @@ fn a_command_that_needs_a_row_from_below_parks_the_group_and_keeps_the_order() {
     assert_eq!(group.value(leader, "n").as_deref(), Some("101"));
 }
 
+/// What is committed meanwhile stays in the log, not in a queue without a bound.
+#[test]
+fn a_parked_group_takes_nothing_more_to_apply() {
+    let mut group = Group::new(1);
+    let leader = group.elect();
+    assert_eq!(number(group.answer(leader, add("n", 5))), 5);
+    group.checkpoint(leader);
+    group.member(leader).reads_held = true;
+    let mut parked = group.ask(leader, add("n", 1));
+    group.settle();
+    let mut waiters: Vec<_> = (0..50).map(|n| group.put(leader, &format!("k{n}"), "v")).collect();
+    group.settle();
+    assert_eq!(group.member(leader).replica.queued_to_apply(), 1, "only the parked command");
+    group.member(leader).reads_held = false;
+    group.settle();
+    assert_eq!(number(parked.try_recv().expect("resumed")), 6);
+    for waiter in &mut waiters {
+        assert!(waiter.try_recv().expect("applied after the parked command").is_ok());
+    }
+}
+
 #[test]
 fn a_failed_row_read_is_asked_again() {
     let mut group = Group::new(1);
@@ -177,8 +198,10 @@ fn a_failed_row_read_is_asked_again() {
     let read = group.member(leader).held_reads.pop().expect("a row was asked for");
     group.event(leader, Event::RowsRead { serial: read.serial, rows: Err("EIO".into()) });
     group.event(leader, Event::RowsRead { serial: read.serial, rows: Err("late".into()) });
-    group.member(leader).reads_held = false;
     group.settle();
+    assert!(group.member(leader).held_reads.is_empty(), "not before time has passed");
+    group.member(leader).reads_held = false;
+    group.pass(Duration::from_millis(100));
     assert_eq!(number(waiter.try_recv().expect("asked again and answered")), 6);
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Core {
     vote: Option<ReplicaId>,
     commit: Index,
     applied: Index,
+    /// Nothing is handed out for applying, nor read from the journal for it.
+    pub(crate) apply_paused: bool,
     reads_issued: ReadId,
 }
 
@@ -67,6 +69,7 @@ impl Core {
             vote,
             commit,
             applied: restored.applied,
+            apply_paused: false,
             reads_issued: ReadId(0),
             options,
         }
@@ -194,7 +197,7 @@ impl Core {
 
     /// Hands out committed entries that are in memory.
     pub(crate) fn take_apply(&mut self) -> Vec<Entry> {
-        if self.applied >= self.commit {
+        if !self.is_apply_behind() {
             return Vec::new();
         }
         let bytes_max = self.options.limits.apply_bytes_max;
@@ -205,9 +208,9 @@ impl Core {
         entries
     }
 
-    /// True if committed entries wait to be handed out.
+    /// True if committed entries wait to be handed out, and somebody takes them.
     pub(crate) fn is_apply_behind(&self) -> bool {
-        self.applied < self.commit
+        !self.apply_paused && self.applied < self.commit
     }
 
     /// Shrinks the cached tail to its limit. What is not durable or not committed stays: nobody

@@ -137,6 +137,16 @@ impl Raft {
         }
     }
 
+    /// While paused, [`Ready::apply`] stays empty and nothing is fetched for it: a state machine that
+    /// cannot go on must not make the shell hold the rest of the log. Commits go on.
+    pub fn pause_apply(&mut self, paused: bool) {
+        let core = self.core_mut();
+        if core.apply_paused != paused {
+            core.apply_paused = paused;
+            core.stirred = true;
+        }
+    }
+
     /// Gathers everything to be done. Cheap if nothing happened.
     pub fn ready(&mut self, now: Time) -> Ready {
         if !self.core().stirred {

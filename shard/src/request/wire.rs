@@ -1,0 +1,247 @@
+//! Answers and refusals in bytes, for the way back between nodes.
+//!
+//! The first byte names the kind: below 64 an answer, from 64 on a refusal. What is absent:
+//! checksums and versions; the frame around it has those.
+
+use super::{Answer, Refusal};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::command::{CommandFailure, Entry, WriteOutcome};
+use crate::descriptor::{Descriptor, NodeId};
+use std::time::Duration;
+
+/// Bytes of `Result<Answer, Refusal>`, for the way back between nodes.
+pub fn encode_result(result: &Result<Answer, Refusal>, out: &mut Writer<'_>) {
+    match result {
+        Ok(answer) => encode_answer(answer, out),
+        Err(refusal) => encode_refusal(refusal, out),
+    }
+}
+
+/// Reads what [`encode_result`] wrote.
+///
+/// # Errors
+///
+/// [`DecodeError`] when bytes are missing or make no sense.
+pub fn decode_result(input: &mut Reader) -> Result<Result<Answer, Refusal>, DecodeError> {
+    let kind = input.u8()?;
+    if kind < 64 {
+        decode_answer(kind, input).map(Ok)
+    } else {
+        decode_refusal(kind, input).map(Err)
+    }
+}
+
+fn encode_entry(entry: &Option<Entry>, out: &mut Writer<'_>) {
+    out.bool(entry.is_some());
+    if let Some(entry) = entry {
+        out.u64(entry.version);
+        out.bytes(&entry.value);
+    }
+}
+
+fn decode_entry(input: &mut Reader) -> Result<Option<Entry>, DecodeError> {
+    if !input.bool()? {
+        return Ok(None);
+    }
+    let version = input.u64()?;
+    Ok(Some(Entry { value: input.bytes()?, version }))
+}
+
+fn encode_answer(answer: &Answer, out: &mut Writer<'_>) {
+    match answer {
+        Answer::Written(outcome) => encode_outcome(outcome, out),
+        Answer::Value(entry) => {
+            out.u8(20);
+            encode_entry(entry, out);
+        }
+        Answer::Values(entries) => {
+            out.u8(21);
+            out.u32(entries.len() as u32);
+            entries.iter().for_each(|entry| encode_entry(entry, out));
+        }
+        Answer::Page { rows, rest } => {
+            out.u8(22);
+            out.u32(rows.len() as u32);
+            for (key, entry) in rows {
+                out.bytes(key);
+                out.u64(entry.version);
+                out.bytes(&entry.value);
+            }
+            out.bool(rest.is_some());
+            if let Some(rest) = rest {
+                out.range(rest);
+            }
+        }
+        Answer::Count(count) => {
+            out.u8(23);
+            out.u64(*count);
+        }
+    }
+}
+
+fn encode_outcome(outcome: &WriteOutcome, out: &mut Writer<'_>) {
+    match outcome {
+        WriteOutcome::Put { version, written, previous } => {
+            out.u8(1);
+            out.u64(*version);
+            out.bool(*written);
+            encode_entry(previous, out);
+        }
+        WriteOutcome::Deleted { version, count } => {
+            out.u8(2);
+            out.u64(*version);
+            out.u64(*count);
+        }
+        WriteOutcome::Swap { version, swapped, current } => {
+            out.u8(3);
+            out.u64(*version);
+            out.bool(*swapped);
+            encode_entry(current, out);
+        }
+        WriteOutcome::Number(number) => {
+            out.u8(4);
+            out.i64(*number);
+        }
+        WriteOutcome::Length(length) => {
+            out.u8(5);
+            out.u64(*length);
+        }
+        WriteOutcome::Batch { version } => {
+            out.u8(6);
+            out.u64(*version);
+        }
+        WriteOutcome::RangeDeleted { version } => {
+            out.u8(7);
+            out.u64(*version);
+        }
+        WriteOutcome::Failed(failure) => {
+            out.u8(8);
+            out.u8(match failure {
+                CommandFailure::NotAnInteger => 1,
+                CommandFailure::Overflow => 2,
+                CommandFailure::TooLarge => 3,
+                CommandFailure::OutOfRange => 4,
+            });
+        }
+    }
+}
+
+fn decode_answer(kind: u8, input: &mut Reader) -> Result<Answer, DecodeError> {
+    Ok(match kind {
+        1 => Answer::Written(WriteOutcome::Put {
+            version: input.u64()?,
+            written: input.bool()?,
+            previous: decode_entry(input)?,
+        }),
+        2 => Answer::Written(WriteOutcome::Deleted { version: input.u64()?, count: input.u64()? }),
+        3 => Answer::Written(WriteOutcome::Swap {
+            version: input.u64()?,
+            swapped: input.bool()?,
+            current: decode_entry(input)?,
+        }),
+        4 => Answer::Written(WriteOutcome::Number(input.i64()?)),
+        5 => Answer::Written(WriteOutcome::Length(input.u64()?)),
+        6 => Answer::Written(WriteOutcome::Batch { version: input.u64()? }),
+        7 => Answer::Written(WriteOutcome::RangeDeleted { version: input.u64()? }),
+        8 => Answer::Written(WriteOutcome::Failed(match input.u8()? {
+            1 => CommandFailure::NotAnInteger,
+            2 => CommandFailure::Overflow,
+            3 => CommandFailure::TooLarge,
+            4 => CommandFailure::OutOfRange,
+            _ => return Err(DecodeError("unknown failure of a command")),
+        })),
+        20 => Answer::Value(decode_entry(input)?),
+        21 => {
+            let count = input.count(1)?;
+            let mut entries = Vec::with_capacity(count);
+            for _ in 0..count {
+                entries.push(decode_entry(input)?);
+            }
+            Answer::Values(entries)
+        }
+        22 => {
+            let count = input.count(16)?;
+            let mut rows = Vec::with_capacity(count);
+            for _ in 0..count {
+                let key = input.bytes()?;
+                let version = input.u64()?;
+                rows.push((key, Entry { value: input.bytes()?, version }));
+            }
+            let rest = if input.bool()? { Some(input.range()?) } else { None };
+            Answer::Page { rows, rest }
+        }
+        23 => Answer::Count(input.u64()?),
+        _ => return Err(DecodeError("unknown answer")),
+    })
+}
+
+fn encode_refusal(refusal: &Refusal, out: &mut Writer<'_>) {
+    match refusal {
+        Refusal::NotLeader { leader } => {
+            out.u8(64);
+            out.bool(leader.is_some());
+            if let Some(leader) = leader {
+                out.u64(leader.0);
+            }
+        }
+        Refusal::EpochMismatch { descriptors } => {
+            out.u8(65);
+            out.u32(descriptors.len() as u32);
+            descriptors.iter().for_each(|descriptor| descriptor.encode(out));
+        }
+        Refusal::GroupNotFound => out.u8(66),
+        Refusal::OutOfRange { descriptor } => {
+            out.u8(67);
+            descriptor.encode(out);
+        }
+        Refusal::Busy { retry_after } => {
+            out.u8(68);
+            out.u64(retry_after.as_nanos().min(u128::from(u64::MAX)) as u64);
+        }
+        Refusal::Timeout { maybe_committed } => {
+            out.u8(69);
+            out.bool(*maybe_committed);
+        }
+        Refusal::TooLarge { bytes, bytes_max } => {
+            out.u8(70);
+            out.u64(*bytes);
+            out.u64(*bytes_max);
+        }
+        Refusal::Storage(text) => {
+            out.u8(71);
+            out.bytes(text.as_bytes());
+        }
+        Refusal::Corrupt(text) => {
+            out.u8(72);
+            out.bytes(text.as_bytes());
+        }
+        Refusal::Suspect => out.u8(73),
+        Refusal::Shutdown => out.u8(74),
+    }
+}
+
+fn decode_refusal(kind: u8, input: &mut Reader) -> Result<Refusal, DecodeError> {
+    Ok(match kind {
+        64 => Refusal::NotLeader {
+            leader: if input.bool()? { Some(NodeId(input.u64()?)) } else { None },
+        },
+        65 => {
+            let count = input.count(Descriptor::ENCODED_BYTES_MIN)?;
+            let mut descriptors = Vec::with_capacity(count);
+            for _ in 0..count {
+                descriptors.push(Descriptor::decode(input)?);
+            }
+            Refusal::EpochMismatch { descriptors }
+        }
+        66 => Refusal::GroupNotFound,
+        67 => Refusal::OutOfRange { descriptor: Descriptor::decode(input)? },
+        68 => Refusal::Busy { retry_after: Duration::from_nanos(input.u64()?) },
+        69 => Refusal::Timeout { maybe_committed: input.bool()? },
+        70 => Refusal::TooLarge { bytes: input.u64()?, bytes_max: input.u64()? },
+        71 => Refusal::Storage(String::from_utf8_lossy(&input.bytes()?).into_owned()),
+        72 => Refusal::Corrupt(String::from_utf8_lossy(&input.bytes()?).into_owned()),
+        73 => Refusal::Suspect,
+        74 => Refusal::Shutdown,
+        _ => return Err(DecodeError("unknown refusal")),
+    })
+}

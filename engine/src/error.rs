@@ -82,7 +82,11 @@ pub enum Error {
     #[error("cannot start: {0}")]
     Options(String),
     /// Another process, or another engine in this one, has the data directory.
-    #[error("data directory {} is in use by another engine", directory.display())]
+    #[error(
+        "data directory {} is in use by another engine: stop that one, or give this one a \
+         directory of its own",
+        directory.display()
+    )]
     DirectoryInUse {
         /// Which.
         directory: PathBuf,

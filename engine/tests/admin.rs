@@ -129,7 +129,12 @@ fn status_has_the_promised_shape() {
 #[test]
 fn ready_means_led_and_applied() {
     let door = Door::open(Vec::new());
-    assert_eq!(door.get("/readyz").code, 503, "a node without shards is not born yet");
+    let (code, body) = door.json("/readyz");
+    assert_eq!(code, 503, "a node without shards is not born yet");
+    assert!(
+        body["reason"].as_str().is_some_and(|reason| reason.contains("not born yet")),
+        "{body}"
+    );
 
     *door.node.shards.lock().unwrap() = vec![shard(1, b"", None)];
     assert_eq!(door.json("/readyz"), (200, json!({ "ready": true })));
@@ -146,6 +151,14 @@ fn ready_means_led_and_applied() {
     let waiting: Vec<(u64, u64)> =
         readiness.waiting.iter().map(|shard| (shard.group, shard.lag_entries)).collect();
     assert_eq!(waiting, [(1, 4991), (2, 0)]);
+
+    let mut lost = shard(1, b"", None);
+    lost.suspect = true;
+    *door.node.shards.lock().unwrap() = vec![lost];
+    let (code, body) = door.json("/readyz");
+    assert_eq!(code, 503);
+    let reason = body["waiting"][0]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("lost journal content"), "{reason}");
 }
 
 #[test]

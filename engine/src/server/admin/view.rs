@@ -171,6 +171,9 @@ impl ShardView {
     }
 }
 
+/// What a suspect replica is told to wait for.
+const LOST_CONTENT: &str = "this replica lost journal content and must be replaced";
+
 /// The body of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
@@ -179,6 +182,9 @@ pub struct Readiness {
     /// Why the node stopped itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What the node as a whole waits for, before it has shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The shards that are not ready, by group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingShard>,
@@ -202,13 +208,16 @@ impl Readiness {
             .shards
             .iter()
             .filter_map(|shard| {
-                let reason = shard.waits_for()?.to_owned();
+                let lost = view.suspect.contains(&shard.group);
+                let reason = if lost { LOST_CONTENT } else { shard.waits_for()? }.to_owned();
                 let lag_entries = shard.commit_index.saturating_sub(shard.applied_index);
                 Some(WaitingShard { group: shard.group, reason, lag_entries })
             })
             .collect();
         let ready = failure.is_none() && waiting.is_empty() && !view.shards.is_empty();
-        Readiness { ready, failure, waiting }
+        let unborn = "the cluster is not born yet: every listed node must be up once";
+        let reason = view.shards.is_empty().then(|| unborn.to_owned());
+        Readiness { ready, failure, reason, waiting }
     }
 }
 

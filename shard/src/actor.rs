@@ -54,7 +54,7 @@ impl ReplicaActor {
         self.lane.with_effects(|effects| self.replica.turn(&now, effects));
         self.slot.next_tick.set(self.replica.next_tick());
         self.slot.has_waiting.set(self.replica.has_waiting());
-        self.slot.active_bytes.set(self.replica.active_bytes());
+        self.slot.pressure_bytes.set(self.replica.checkpoint_pressure_bytes());
     }
 }
 

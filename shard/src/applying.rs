@@ -54,6 +54,8 @@ pub struct Applying {
     failed: bool,
     serial: u64,
     fetched: Fetched,
+    /// Bytes of commands applied since the last freeze: what a restart would apply again.
+    replay_bytes: u64,
 }
 
 impl Applying {
@@ -66,7 +68,18 @@ impl Applying {
             failed: false,
             serial: 0,
             fetched: Fetched::new(),
+            replay_bytes: 0,
         }
+    }
+
+    /// Bytes of commands applied since [`Applying::frozen`] was called last.
+    pub fn replay_bytes(&self) -> u64 {
+        self.replay_bytes
+    }
+
+    /// Everything applied so far is on its way into a checkpoint.
+    pub fn frozen(&mut self) {
+        self.replay_bytes = 0;
     }
 
     /// The last entry that was applied.
@@ -143,7 +156,8 @@ impl Applying {
     }
 
     fn done(&mut self, position: Position, outcome: Option<WriteOutcome>) -> Step {
-        self.queue.pop_front();
+        let entry = self.queue.pop_front();
+        self.replay_bytes += entry.map_or(0, |entry| entry.payload.len() as u64);
         self.applied = position;
         Step::Applied { position, outcome }
     }

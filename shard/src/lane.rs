@@ -126,7 +126,7 @@ pub(crate) struct Slot {
     address: RefCell<Option<Addr<ReplicaActor>>>,
     pub(crate) next_tick: Cell<Time>,
     pub(crate) has_waiting: Cell<bool>,
-    pub(crate) active_bytes: Cell<u64>,
+    pub(crate) pressure_bytes: Cell<u64>,
     status: Arc<PublishedStatus>,
     /// When a preferred replica of a group without a leader campaigns next.
     eager_at: Cell<Time>,
@@ -311,7 +311,7 @@ impl Lane {
                 address: RefCell::new(None),
                 next_tick: Cell::new(replica.next_tick()),
                 has_waiting: Cell::new(false),
-                active_bytes: Cell::new(0),
+                pressure_bytes: Cell::new(0),
                 status: replica.status(),
                 eager_at: Cell::new(if eager { now } else { Time::NEVER }),
                 eager_until: now + EAGER,
@@ -376,11 +376,11 @@ impl Lane {
             return;
         }
         let now = self.now().time;
-        let mut active_bytes = 0;
+        let mut pressure_bytes = 0;
         let generation = self.shared.freeze_generation();
         let freeze = self.frozen_generation.replace(generation) != generation;
         for slot in self.slots.borrow().values() {
-            active_bytes += slot.active_bytes.get();
+            pressure_bytes += slot.pressure_bytes.get();
             let due = slot.next_tick.get() <= now || slot.has_waiting.get();
             let campaign = slot.is_eager(now);
             if !due && !freeze && !campaign {
@@ -400,7 +400,7 @@ impl Lane {
                 address.do_send(Bag(events));
             }
         }
-        self.shared.report_memory(self.number, active_bytes, freeze);
+        self.shared.report_memory(self.number, pressure_bytes, freeze);
     }
 }
 

@@ -39,7 +39,8 @@ pub struct LaneOptions {
     pub lanes: usize,
     /// How often a lane looks at the clock for its groups.
     pub tick_interval: Duration,
-    /// All memtables are handed to a checkpoint when together they hold this many bytes.
+    /// All memtables are handed to a checkpoint when together they hold this many bytes, or when a
+    /// restart would have to apply twice as many bytes of commands again.
     pub memtable_bytes_max: u64,
     /// And when the last time was this long ago.
     pub checkpoint_age_max: Duration,
@@ -51,8 +52,8 @@ pub(crate) struct Shared {
     statuses: ArcSwap<BTreeMap<GroupId, SharedStatus>>,
     halted: AtomicBool,
     on_halt: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
-    /// By lane: bytes in memtables that are not frozen yet, as last reported.
-    active_bytes: Vec<AtomicU64>,
+    /// By lane: how much speaks for a checkpoint, as last reported.
+    pressure_bytes: Vec<AtomicU64>,
     freeze_generation: AtomicU64,
     frozen_last: Mutex<Instant>,
 }
@@ -89,10 +90,11 @@ impl Shared {
     /// `is_freezing` says that the lane carries a freeze out just now: its count is from before,
     /// and must not start another one. Two frozen memtables would close the door to writes until a
     /// checkpoint has ended.
-    pub(crate) fn report_memory(&self, lane: usize, active_bytes: u64, is_freezing: bool) {
-        let counted = if is_freezing { 0 } else { active_bytes };
-        self.active_bytes[lane].store(counted, Ordering::Relaxed);
-        let total: u64 = self.active_bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
+    pub(crate) fn report_memory(&self, lane: usize, pressure_bytes: u64, is_freezing: bool) {
+        let counted = if is_freezing { 0 } else { pressure_bytes };
+        self.pressure_bytes[lane].store(counted, Ordering::Relaxed);
+        let total: u64 =
+            self.pressure_bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
         let full = total >= self.options.memtable_bytes_max;
         // One lane watches the age, so that a generation is not started twice.
         let may_be_old = lane == 0;
@@ -103,7 +105,7 @@ impl Shared {
         if full || frozen_last.elapsed() >= self.options.checkpoint_age_max {
             *frozen_last = Instant::now();
             // What is reported next counts from the freeze on.
-            self.active_bytes.iter().for_each(|bytes| bytes.store(0, Ordering::Relaxed));
+            self.pressure_bytes.iter().for_each(|bytes| bytes.store(0, Ordering::Relaxed));
             self.freeze_generation.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -136,7 +138,7 @@ impl Lanes {
             statuses: ArcSwap::default(),
             halted: AtomicBool::new(false),
             on_halt: OnceLock::new(),
-            active_bytes: (0..options.lanes).map(|_| AtomicU64::new(0)).collect(),
+            pressure_bytes: (0..options.lanes).map(|_| AtomicU64::new(0)).collect(),
             freeze_generation: AtomicU64::new(0),
             frozen_last: Mutex::new(Instant::now()),
         });
@@ -396,7 +398,7 @@ mod tests {
             statuses: ArcSwap::default(),
             halted: AtomicBool::new(false),
             on_halt: OnceLock::new(),
-            active_bytes: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
+            pressure_bytes: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
             freeze_generation: AtomicU64::new(0),
             frozen_last: Mutex::new(Instant::now()),
         }

@@ -166,9 +166,11 @@ impl Replica {
         self.applying.queued()
     }
 
-    /// Bytes of this shard's rows in memory that are not frozen yet.
-    pub fn active_bytes(&self) -> u64 {
-        self.machine.shard().active_bytes()
+    /// How much speaks for a checkpoint, in bytes of memtable: the rows that are not frozen yet,
+    /// or half of the commands that a restart would apply again, whichever is more. Rows that
+    /// are overwritten again and again take no memory, but they take time at a restart.
+    pub fn checkpoint_pressure_bytes(&self) -> u64 {
+        self.machine.shard().active_bytes().max(self.applying.replay_bytes() / 2)
     }
 
     /// Takes in what happened. Its effects come out of the next [`Replica::turn`].

@@ -264,6 +264,22 @@ fn a_deposed_leader_serves_no_read() {
     }
 }
 
+/// Else a hot key would make restarts slower for ever without ever filling a memtable.
+#[test]
+fn overwriting_one_key_calls_for_a_checkpoint_too() {
+    let mut group = Group::new(1);
+    let leader = group.elect();
+    let value = "v".repeat(1000);
+    for _ in 0..100 {
+        assert!(group.answer(leader, Operation::Write(put("hot", &value))).is_ok());
+    }
+    let pressure = group.member(leader).replica.checkpoint_pressure_bytes();
+    assert!(pressure >= 50_000, "half of the log since the last checkpoint: {pressure}");
+    group.checkpoint(leader);
+    let pressure = group.member(leader).replica.checkpoint_pressure_bytes();
+    assert!(pressure < 1000, "everything is in the checkpoint: {pressure}");
+}
+
 #[test]
 fn writes_wait_at_the_door_while_two_memtables_are_frozen() {
     let mut group = Group::new(1);

@@ -26,6 +26,7 @@ impl Replica {
         let meta = self.machine.meta().encode();
         let frozen = self.machine.shard_mut().freeze((applied.index.0, applied.term.0), meta);
         self.froze = applied.index;
+        self.applying.frozen();
         self.frozen = Some((applied.index, frozen));
     }
 

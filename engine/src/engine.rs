@@ -399,7 +399,7 @@ impl Engine {
     fn status_of(&self, member: &Member) -> Status {
         let node = &member.node;
         let peers = node.peers().into_iter();
-        let reached = peers.filter(|peer| peer.connected == [true; 2]).map(|peer| peer.node);
+        let reached = peers.filter(|peer| peer.is_connected()).map(|peer| peer.node);
         // Nodes of one process reach each other always.
         let beside = self.shared.nodes.iter().map(|other| other.node.id());
         let connected = reached.chain(beside.filter(|id| *id != node.id())).collect();

@@ -2,7 +2,9 @@
 //!
 //! The running node gives it [`Lanes`]; tests and simulations give it their own.
 
-use flotilla_shard::{Descriptor, GroupId, GroupMessage, Lanes, NodeId, Request};
+use flotilla_shard::{
+    Descriptor, GroupId, GroupMessage, Lanes, NodeId, Request, SnapshotMessage,
+};
 use tokio::runtime::Handle;
 
 /// The replicas that this node hosts.
@@ -15,6 +17,10 @@ pub trait LocalShards: Send + Sync + 'static {
     fn deliver(&self, messages: Vec<GroupMessage>);
     /// Tells the replicas that `node` cannot be reached now.
     fn unreachable(&self, node: NodeId);
+    /// Hands over what the snapshot service of `from` sent.
+    fn receive_snapshots(&self, from: NodeId, messages: Vec<SnapshotMessage>);
+    /// Tells the snapshot service that its messages to `node` travel again, or that some were lost.
+    fn snapshots_connected(&self, node: NodeId, connected: bool);
     /// Who leads `group`, as its replica on this node thinks; `None` if it does not know or there
     /// is no such replica. Lock-free.
     fn leader(&self, group: GroupId) -> Option<NodeId>;
@@ -40,6 +46,21 @@ impl LocalShards for Lanes {
 
     fn unreachable(&self, node: NodeId) {
         Lanes::unreachable(self, node);
+    }
+
+    fn receive_snapshots(&self, from: NodeId, messages: Vec<SnapshotMessage>) {
+        if let Some(snapshots) = self.snapshots() {
+            snapshots.receive(from, messages);
+        }
+    }
+
+    fn snapshots_connected(&self, node: NodeId, connected: bool) {
+        let Some(snapshots) = self.snapshots() else { return };
+        if connected {
+            snapshots.connected(node);
+        } else {
+            snapshots.disconnected(node);
+        }
     }
 
     fn leader(&self, group: GroupId) -> Option<NodeId> {

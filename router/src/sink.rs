@@ -3,7 +3,7 @@
 
 use crate::peer::{Inbound, PeerMessage};
 use crate::route::Inner;
-use flotilla_shard::{NodeId, Refusal, Reply, Request};
+use flotilla_shard::{Consistency, NodeId, Refusal, Reply, Request};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -31,11 +31,13 @@ impl Inbound for Sink {
         let closed = inner.closed.load(Ordering::Acquire);
         let now = Instant::now();
         let mut raft = Vec::new();
+        let mut snapshots = Vec::new();
         let mut requests = Vec::new();
         let mut refusals = Vec::new();
         for message in messages {
             match message {
                 PeerMessage::Raft(message) => raft.push(message),
+                PeerMessage::Snapshot(message) => snapshots.push(message),
                 PeerMessage::Reply { id, result } => inner.forwards.complete(from, id, result),
                 PeerMessage::Request { id, .. } if closed => {
                     refusals.push(PeerMessage::Reply { id, result: Err(Refusal::Shutdown) });
@@ -53,6 +55,7 @@ impl Inbound for Sink {
                         group: body.group,
                         epoch: body.epoch,
                         operation: body.operation,
+                        consistency: Consistency::Linearizable,
                         origin: body.origin,
                         deadline: now + body.timeout.min(TIMEOUT_MAX),
                         entered: now,
@@ -64,6 +67,9 @@ impl Inbound for Sink {
         }
         if !raft.is_empty() {
             inner.lanes.deliver(raft);
+        }
+        if !snapshots.is_empty() {
+            inner.lanes.receive_snapshots(from, snapshots);
         }
         if !requests.is_empty() {
             inner.lanes.submit_all(requests);
@@ -81,5 +87,15 @@ impl Inbound for Sink {
         inner.hints.forget_node(node);
         inner.forwards.lose_node(node);
         inner.lanes.unreachable(node);
+    }
+
+    fn bulk_connected(&self, node: NodeId) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        inner.lanes.snapshots_connected(node, true);
+    }
+
+    fn bulk_disconnected(&self, node: NodeId) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        inner.lanes.snapshots_connected(node, false);
     }
 }

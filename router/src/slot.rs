@@ -54,6 +54,7 @@ impl Outbox for TransportSlot {
             .map(|parcel| match parcel {
                 Parcel::Raft(message) => PeerMessage::Raft(message),
                 Parcel::Reply { id, result } => PeerMessage::Reply { id, result },
+                Parcel::Snapshot(message) => PeerMessage::Snapshot(message),
             })
             .collect();
         // Lost messages are repeated by Raft, lost answers end in doubt at the asking node: the

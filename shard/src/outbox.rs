@@ -5,6 +5,7 @@
 
 use crate::descriptor::NodeId;
 use crate::request::{Answer, Refusal};
+use crate::snapshot::SnapshotMessage;
 use flotilla_raft::{Message, ReplicaId};
 use flotilla_storage::GroupId;
 
@@ -33,6 +34,8 @@ pub enum Parcel {
         /// The answer.
         result: Result<Answer, Refusal>,
     },
+    /// Between the snapshot services of two nodes. May be lost: they repeat themselves.
+    Snapshot(SnapshotMessage),
 }
 
 /// Carries parcels to other nodes.

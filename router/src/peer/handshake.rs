@@ -22,7 +22,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of greetings and frames that this release speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 const MAGIC: [u8; 8] = *b"FLOTPEER";
 const HEADER_BYTES: usize = 20;
@@ -298,6 +298,7 @@ impl Hello {
         out.u8(match self.class {
             Class::Liveness => 1,
             Class::Data => 2,
+            Class::Bulk => 3,
         });
         out.u64(self.cluster_id as u64);
         out.u64((self.cluster_id >> 64) as u64);
@@ -313,6 +314,7 @@ impl Hello {
             class: match input.u8()? {
                 1 => Class::Liveness,
                 2 => Class::Data,
+                3 => Class::Bulk,
                 _ => return Err(DecodeError("unknown class of connection")),
             },
             cluster_id: u128::from(input.u64()?) | u128::from(input.u64()?) << 64,

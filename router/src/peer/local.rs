@@ -268,7 +268,7 @@ impl Transport for LocalTransport {
                 }
                 bytes += cost;
                 match message {
-                    PeerMessage::Raft(_) => {}
+                    PeerMessage::Raft(_) | PeerMessage::Snapshot(_) => {}
                     PeerMessage::Request { id, .. } => *id = id.wrapping_add(self.salt),
                     PeerMessage::Reply { id, .. } => *id = id.wrapping_sub(their_salt),
                 }

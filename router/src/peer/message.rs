@@ -7,13 +7,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_shard::request::{decode_result, encode_result};
 use flotilla_shard::{
     Answer, DecodeError, Entry, Epoch, GroupId, GroupMessage, Message, NodeId, Operation, Origin,
-    Reader, Refusal, ReplicaId, WriteOutcome, Writer,
+    Reader, Refusal, ReplicaId, SnapshotMessage, WriteOutcome, Writer,
 };
 use std::time::Duration;
 
 const RAFT: u8 = 1;
 const REQUEST: u8 = 2;
 const REPLY: u8 = 3;
+const SNAPSHOT: u8 = 4;
 
 /// Bytes that every message has: its length and its kind.
 pub(crate) const MESSAGE_BYTES_MIN: usize = 4 + 1;
@@ -23,24 +24,30 @@ pub(crate) const MESSAGE_BYTES_MIN: usize = 4 + 1;
 const OVERHEAD_BYTES: usize =
     if size_of::<PeerMessage>() > 96 { size_of::<PeerMessage>() } else { 96 };
 
-/// Which of the two connections to a peer a message takes.
+/// Which of the connections to a peer a message takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// Small messages that elections depend on.
     Liveness,
-    /// Everything that may be large.
+    /// What requests wait for.
     Data,
+    /// Snapshots: as much as there is, and nobody waits for it.
+    Bulk,
 }
 
 impl Class {
-    /// Both, in a fixed order.
-    pub const ALL: [Class; 2] = [Class::Liveness, Class::Data];
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// All, in a fixed order.
+    pub const ALL: [Class; Class::COUNT] = [Class::Liveness, Class::Data, Class::Bulk];
 
     /// The name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
             Class::Liveness => "liveness",
             Class::Data => "data",
+            Class::Bulk => "bulk",
         }
     }
 }
@@ -79,6 +86,8 @@ pub enum PeerMessage {
         /// The answer.
         result: Result<Answer, Refusal>,
     },
+    /// Between the snapshot services of two nodes. May be lost: they repeat themselves.
+    Snapshot(SnapshotMessage),
 }
 
 impl PeerMessage {
@@ -86,6 +95,7 @@ impl PeerMessage {
     pub fn class(&self) -> Class {
         match self {
             PeerMessage::Raft(message) if message.message.is_urgent() => Class::Liveness,
+            PeerMessage::Snapshot(_) => Class::Bulk,
             _ => Class::Data,
         }
     }
@@ -98,6 +108,7 @@ impl PeerMessage {
                 usize::try_from(body.operation.payload_bytes()).unwrap_or(usize::MAX)
             }
             PeerMessage::Reply { result, .. } => result_bytes(result),
+            PeerMessage::Snapshot(message) => message.payload_bytes(),
         };
         carried.saturating_add(OVERHEAD_BYTES)
     }
@@ -137,6 +148,10 @@ impl PeerMessage {
                 out.u8(REPLY);
                 out.u64(*id);
                 encode_result(result, &mut out);
+            }
+            PeerMessage::Snapshot(message) => {
+                buffer.put_u8(SNAPSHOT);
+                message.encode(buffer);
             }
         }
         let length = u32::try_from(buffer.len() - start - 4).expect("a message below 4 GiB");
@@ -184,6 +199,7 @@ impl PeerMessage {
                 reader.finish()?;
                 Ok(PeerMessage::Reply { id, result })
             }
+            SNAPSHOT => Ok(PeerMessage::Snapshot(SnapshotMessage::decode(reader)?)),
             _ => Err(DecodeError("a message of an unknown kind")),
         }
     }

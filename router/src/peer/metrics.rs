@@ -14,7 +14,7 @@ pub struct PeerMetrics {
     pub(crate) received_frames: IntCounter,
     pub(crate) messages_per_frame: Histogram,
     dropped_messages: IntCounterVec,
-    pub(crate) dropped: [IntCounter; 2],
+    pub(crate) dropped: [IntCounter; Class::COUNT],
     pub(crate) refused_requests: IntCounter,
     connections: IntGaugeVec,
     pub(crate) connections_inbound: IntGauge,

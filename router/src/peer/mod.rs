@@ -78,6 +78,12 @@ pub trait Inbound: Send + Sync + 'static {
     /// [`Inbound::unsent`] did not name just before is in doubt.
     fn disconnected(&self, node: NodeId);
 
+    /// Snapshot messages to `node` travel from now on.
+    fn bulk_connected(&self, _node: NodeId) {}
+
+    /// Snapshot messages to or from `node` were lost.
+    fn bulk_disconnected(&self, _node: NodeId) {}
+
     /// These requests had been accepted for `node` but certainly did not reach it. By default they
     /// are answered as if by a replica that does not lead, so that the router looks elsewhere.
     fn unsent(&self, node: NodeId, requests: Vec<u64>) {
@@ -92,7 +98,9 @@ impl SendReport {
     pub(crate) fn refuse(&mut self, message: &PeerMessage) {
         match message {
             PeerMessage::Request { id, .. } => self.refused_requests.push(*id),
-            PeerMessage::Raft(_) | PeerMessage::Reply { .. } => self.dropped += 1,
+            PeerMessage::Raft(_) | PeerMessage::Reply { .. } | PeerMessage::Snapshot(_) => {
+                self.dropped += 1;
+            }
         }
     }
 }

@@ -94,8 +94,10 @@ async fn serve(shared: &Shared, peer: &Peer, class: Class, mut stream: TcpStream
     let mut writer = Writer::new(shared, peer, class);
     let counted = Counted::new(&shared.metrics.connections_outbound);
     peer.outbox.connect(class);
-    if class == Class::Data {
-        shared.inbound.connected(peer.node);
+    match class {
+        Class::Liveness => {}
+        Class::Data => shared.inbound.connected(peer.node),
+        Class::Bulk => shared.inbound.bulk_connected(peer.node),
     }
     let (read, write) = stream.split();
     let error = tokio::select! {
@@ -111,6 +113,8 @@ async fn serve(shared: &Shared, peer: &Peer, class: Class, mut stream: TcpStream
             shared.inbound.unsent(peer.node, shared.unsalted(unsent));
         }
         shared.inbound.disconnected(peer.node);
+    } else if class == Class::Bulk {
+        shared.inbound.bulk_disconnected(peer.node);
     }
     error
 }
@@ -150,6 +154,7 @@ impl<'a> Writer<'a> {
         let target_bytes = match class {
             Class::Liveness => shared.options.liveness_frame_bytes,
             Class::Data => shared.options.data_frame_bytes,
+            Class::Bulk => shared.options.bulk_frame_bytes,
         };
         let frame_bytes_max = shared.options.frame_bytes_max;
         Writer {
@@ -233,7 +238,9 @@ impl<'a> Writer<'a> {
                 };
                 self.peer.outbox.push(vec![PeerMessage::Reply { id, result: Err(refusal) }]);
             }
-            PeerMessage::Raft(_) => self.peer.outbox.count_dropped(self.class, &message),
+            PeerMessage::Raft(_) | PeerMessage::Snapshot(_) => {
+                self.peer.outbox.count_dropped(self.class, &message);
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! What waits for one peer: two bounded queues, one per class of connection.
+//! What waits for one peer: bounded queues, one per class of connection.
 //!
 //! Senders are the lanes; the only receiver of a queue is its writer task, which takes everything
 //! at once. A sender wakes the writer only if it sleeps, so that a busy connection costs its
@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 
 pub(crate) struct Outbox {
     bytes_max: usize,
-    queues: Mutex<[Queue; 2]>,
-    wake: [Notify; 2],
+    queues: Mutex<[Queue; Class::COUNT]>,
+    wake: [Notify; Class::COUNT],
     metrics: PeerMetrics,
 }
 

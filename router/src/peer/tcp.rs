@@ -43,6 +43,8 @@ pub struct TransportOptions {
     pub data_frame_bytes: usize,
     /// Liveness frames are cut here: large enough for the heartbeats of all groups of a lane.
     pub liveness_frame_bytes: usize,
+    /// Bulk frames are cut here unless one message is longer.
+    pub bulk_frame_bytes: usize,
     /// Durations.
     pub timing: TransportTiming,
 }
@@ -97,6 +99,7 @@ impl TransportOptions {
             frame_bytes_max: 64 << 20,
             data_frame_bytes: 64 << 10,
             liveness_frame_bytes: 256 << 10,
+            bulk_frame_bytes: 256 << 10,
             timing: TransportTiming::default(),
         }
     }
@@ -142,15 +145,22 @@ pub struct PeerStatus {
     pub node: NodeId,
     /// Where this node dials it.
     pub address: String,
-    /// Whether this node's connections to it stand: liveness, data.
-    pub connected: [bool; 2],
+    /// Whether this node's connections to it stand, in the order of [`Class::ALL`].
+    pub connected: [bool; Class::COUNT],
     /// Which start of its directory answered last.
     pub boot: Option<u64>,
-    /// Why the last attempt to connect failed, or the last connection broke. Gone once both
+    /// Why the last attempt to connect failed, or the last connection broke. Gone once all
     /// connections stand.
     pub last_error: Option<String>,
     /// Why this node last refused a connection that claimed to come from it.
     pub last_refusal: Option<HandshakeRefusal>,
+}
+
+impl PeerStatus {
+    /// True if all of this node's connections to it stand.
+    pub fn is_connected(&self) -> bool {
+        self.connected == [true; Class::COUNT]
+    }
 }
 
 /// Peer connections over TCP.
@@ -181,15 +191,15 @@ pub(crate) struct Peer {
     pub(crate) outbox: Outbox,
     pub(crate) runtime: Handle,
     /// By class: wakes a writer that waits before it dials again.
-    pub(crate) came_back: [Notify; 2],
+    pub(crate) came_back: [Notify; Class::COUNT],
     /// By class: tells the current reader that a newer connection replaces its own.
-    readers: Mutex<[Arc<Notify>; 2]>,
+    readers: Mutex<[Arc<Notify>; Class::COUNT]>,
     status: Mutex<Status>,
 }
 
 #[derive(Default)]
 struct Status {
-    connected: [bool; 2],
+    connected: [bool; Class::COUNT],
     boot: Option<u64>,
     last_error: Option<String>,
     last_refusal: Option<HandshakeRefusal>,
@@ -413,7 +423,7 @@ impl Peer {
         let mut status = self.status.lock();
         status.connected[class as usize] = true;
         status.boot = Some(answered.boot);
-        if status.connected == [true; 2] {
+        if status.connected == [true; Class::COUNT] {
             status.last_error = None;
         }
     }

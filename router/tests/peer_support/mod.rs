@@ -23,6 +23,8 @@ use tokio::sync::mpsc;
 
 pub const CLUSTER: u128 = 0xC1A5_7E12;
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
+/// The protocol version that `docs/peer-protocol.md` describes.
+pub const VERSION: u16 = 2;
 
 /// A test that hangs is a failed test.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -188,6 +190,7 @@ pub fn ids(messages: &[PeerMessage]) -> Vec<u64> {
         .map(|message| match message {
             PeerMessage::Request { id, .. } | PeerMessage::Reply { id, .. } => *id,
             PeerMessage::Raft(message) => message.group.0,
+            PeerMessage::Snapshot(message) => message.transfer().number,
         })
         .collect()
 }
@@ -228,7 +231,7 @@ impl Hello {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        envelope(1, 1, &self.payload())
+        envelope(VERSION, 1, &self.payload())
     }
 }
 
@@ -279,7 +282,7 @@ impl FakePeer {
         for number in [self.me, incarnation(self.me), 1] {
             payload.extend(number.to_le_bytes());
         }
-        stream.write_all(&envelope(1, 2, &payload)).await.unwrap();
+        stream.write_all(&envelope(VERSION, 2, &payload)).await.unwrap();
         (hello[0], stream)
     }
 

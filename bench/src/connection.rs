@@ -80,6 +80,20 @@ impl Connection {
         reply.await.unwrap_or_else(WriteResult::InDoubt)
     }
 
+    /// `INCR key`; the new number comes only with an acknowledgement.
+    pub async fn increment(&mut self, key: &[u8]) -> (WriteResult, Option<i64>) {
+        resp::put_command(&mut self.output, &[b"INCR", key]);
+        let reply = self.exchange(|reply| match reply {
+            Reply::Integer(number) => (WriteResult::Acknowledged, Some(number)),
+            Reply::Error(error) => match resp::classify(error) {
+                Refusal::Certain => (WriteResult::Refused(kind(error)), None),
+                Refusal::InDoubt => (WriteResult::InDoubt(kind(error)), None),
+            },
+            other => (WriteResult::InDoubt(format!("unexpected reply {other:?}")), None),
+        });
+        reply.await.unwrap_or_else(|problem| (WriteResult::InDoubt(problem), None))
+    }
+
     /// `GET key`.
     pub async fn get(&mut self, key: &[u8]) -> ReadResult {
         resp::put_get(&mut self.output, key);

@@ -9,23 +9,34 @@
 //! * [`cluster`] starts, kills and restarts server processes.
 //! * [`failover`] kills a leader under load and [`crash`] kills every node; both prove with
 //!   [`history`] that nothing acknowledged was lost.
+//! * [`increments`] asks whether everything counts once while leaders die and [`proxy`]s harm the
+//!   network; [`absence`] repairs a node that was away; [`endurance`], [`overload`] and [`edges`]
+//!   look for what grows, starves or stalls, with a [`probe`] and [`sampling`].
 //!
 //! What is absent: any knowledge of Raft, journal or store. A harness that shared code with what it
 //! judges would share its mistakes.
 #![forbid(unsafe_code)]
 
+pub mod absence;
 pub mod cluster;
 pub mod connection;
 pub mod cpu;
 pub mod crash;
 pub mod disk;
+pub mod edges;
 pub mod embedded;
+pub mod endurance;
 pub mod failover;
 pub mod gaps;
 pub mod history;
+pub mod increments;
 pub mod keys;
 pub mod latency;
 pub mod load;
+pub mod overload;
+pub mod probe;
+pub mod proxy;
 pub mod resp;
+pub mod sampling;
 pub mod verify;
 pub mod writers;

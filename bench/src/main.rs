@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use flotilla_bench::cluster::{Cluster, ClusterArgs};
-use flotilla_bench::{crash, disk, embedded, failover, load};
+use flotilla_bench::{
+    absence, crash, disk, edges, embedded, endurance, failover, increments, load, overload,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Loads, breaks and judges Flotilla.
@@ -34,6 +36,16 @@ enum Command {
     Failover(failover::FailoverArgs),
     /// Kill all nodes at once under load, and look for losses.
     Crash(crash::CrashArgs),
+    /// Count under kills and a broken network: every increment must count once.
+    Increments(increments::IncrementsArgs),
+    /// Keep a node away while much is written, and kill it while it catches up.
+    Absence(absence::AbsenceArgs),
+    /// Overwrite at full speed for minutes: memory and disk must not grow.
+    Endurance(endurance::EnduranceArgs),
+    /// Offer a multiple of the capacity: refused at once, memory bounded, soon normal again.
+    Overload(overload::OverloadArgs),
+    /// Large values among small ones, clients that do not read, clients that come and go.
+    Edges(edges::EdgesArgs),
     /// Measure what a disk gives: write and sync of 4 KiB, one at a time.
     ProbeDisk(disk::ProbeDiskArgs),
 }
@@ -88,6 +100,11 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Cluster(args) => keep_cluster(&args).await,
         Command::Failover(args) => failover::run(&args).await,
         Command::Crash(args) => crash::run(&args).await,
+        Command::Increments(args) => increments::run(&args).await,
+        Command::Absence(args) => absence::run(&args).await,
+        Command::Endurance(args) => endurance::run(&args).await,
+        Command::Overload(args) => overload::run(&args).await,
+        Command::Edges(args) => edges::run(&args).await,
         Command::ProbeDisk(args) => disk::run(&args).map(|()| true),
     }
 }

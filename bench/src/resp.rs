@@ -46,6 +46,14 @@ pub fn put_get(out: &mut BytesMut, key: &[u8]) {
     put_bulk(out, key);
 }
 
+/// Appends any command; the first word is its name.
+pub fn put_command(out: &mut BytesMut, words: &[&[u8]]) {
+    out.put_u8(b'*');
+    put_decimal(out, words.len());
+    out.put_slice(b"\r\n");
+    words.iter().for_each(|word| put_bulk(out, word));
+}
+
 fn put_bulk(out: &mut BytesMut, bytes: &[u8]) {
     out.put_u8(b'$');
     put_decimal(out, bytes.len());
@@ -153,8 +161,9 @@ mod tests {
         let mut out = BytesMut::new();
         put_set(&mut out, b"k", b"0123456789");
         put_get(&mut out, b"");
+        put_command(&mut out, &[b"INCR", b"n"]);
         let want: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$10\r\n0123456789\r\n\
-            *2\r\n$3\r\nGET\r\n$0\r\n\r\n";
+            *2\r\n$3\r\nGET\r\n$0\r\n\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n";
         assert_eq!(&out[..], want);
     }
 

@@ -27,6 +27,9 @@ use anyhow::{Context, bail};
 use flotilla::server::admin::view::{NodeView, ShardView};
 use tempfile::TempDir;
 
+use crate::proxy::Proxies;
+use crate::sampling::Sample;
+
 use process::Addresses;
 
 /// How long a cluster may take until all its nodes are ready. Starting takes less than a second;
@@ -41,6 +44,7 @@ pub struct Cluster {
     servers: BTreeMap<u64, Server>,
     directory: Option<TempDir>,
     layout: Layout,
+    proxies: Option<Proxies>,
 }
 
 impl Cluster {
@@ -50,6 +54,19 @@ impl Cluster {
     ///
     /// If the binary cannot be started, or a node ends or is not ready in time.
     pub async fn start(args: &ClusterArgs) -> anyhow::Result<Cluster> {
+        Cluster::assemble(args, false).await
+    }
+
+    /// As [`Cluster::start`], with [`Proxies`] between the nodes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`], and if there are no ports for the proxies.
+    pub async fn start_through_proxies(args: &ClusterArgs) -> anyhow::Result<Cluster> {
+        Cluster::assemble(args, true).await
+    }
+
+    async fn assemble(args: &ClusterArgs, with_proxies: bool) -> anyhow::Result<Cluster> {
         let layout = args.layout()?;
         let binary = args.binary()?;
         let directory = args.fresh_directory()?;
@@ -58,12 +75,17 @@ impl Cluster {
             .zip(ports.chunks_exact(3))
             .map(|(id, ports)| (id, ports.into()))
             .collect();
-        let peers: Vec<String> =
-            addresses.iter().map(|(id, node)| format!("{id}={}", node.peer)).collect();
+        let listens: BTreeMap<u64, SocketAddr> =
+            addresses.iter().map(|(id, node)| (*id, node.peer)).collect();
+        let proxies = match with_proxies {
+            true => Some(Proxies::between(&listens).await?),
+            false => None,
+        };
         let mut cluster = Cluster {
             servers: BTreeMap::new(),
             directory: Some(directory),
             layout: layout.clone(),
+            proxies,
         };
         for (id, addresses) in addresses {
             let home = cluster.directory();
@@ -74,6 +96,14 @@ impl Cluster {
             flag("--data-dir", home.join(format!("node-{id}")).display().to_string());
             flag("--resp-addr", addresses.resp.to_string());
             flag("--admin-addr", addresses.admin.to_string());
+            let seen = |peer: u64, listens: SocketAddr| match &cluster.proxies {
+                Some(proxies) if peer != id => proxies.address(id, peer),
+                _ => listens,
+            };
+            let peers: Vec<String> = listens
+                .iter()
+                .map(|(peer, listens)| format!("{peer}={}", seen(*peer, *listens)))
+                .collect();
             flag("--peers", peers.join(","));
             match &layout {
                 Layout::Even(shards) => flag("--shards", shards.to_string()),
@@ -92,6 +122,34 @@ impl Cluster {
     /// How the key space was cut.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The proxies between the nodes, if it was started through some.
+    pub fn proxies(&self) -> Option<&Proxies> {
+        self.proxies.as_ref()
+    }
+
+    /// What node `id` occupies now.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn sample(&self, id: u64) -> anyhow::Result<Sample> {
+        let process = self.server(id).process().with_context(|| format!("node {id} is down"))?;
+        Sample::take(process, &self.directory().join(format!("node-{id}")))
+    }
+
+    /// The text of node `id`'s `/metrics`.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub async fn metrics(&self, id: u64) -> anyhow::Result<String> {
+        let (code, body) = wait::get(self.admin_address(id), "/metrics").await?;
+        if code != 200 {
+            bail!("node {id} answers {code} for /metrics");
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// Where the nodes' directories and logs are.

@@ -174,6 +174,8 @@ mod tests {
             persisted_index: 10_000,
             keys_estimate: 5,
             suspect: group == 3,
+            needs_snapshot: false,
+            installing: false,
             nodes: vec![NodeId(1)],
         }
     }

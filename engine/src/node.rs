@@ -209,6 +209,7 @@ fn start_lanes(options: &NodeOptions) -> Result<Lanes, Error> {
         tick_interval,
         memtable_bytes_max: options.memtable_bytes,
         checkpoint_age_max: options.checkpoint_age,
+        log_retain_bytes: 1 << 30,
     })
     .map_err(|error| Error::Storage(format!("the node's threads cannot be started: {error}")))
 }
@@ -404,6 +405,8 @@ async fn assemble(
         checkpoints: checkpointer.handle(),
         pool: pool.clone(),
         outbox: Arc::new(slot),
+        snapshots: flotilla_shard::SnapshotHandle::unconnected(),
+        budget,
         metrics: metrics.shard,
     };
     lanes.open(wiring, replicas).await;

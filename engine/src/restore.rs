@@ -173,7 +173,7 @@ fn replica(
     };
     let options =
         ReplicaOptions { value_bytes_max: options.value_bytes_max, ..ReplicaOptions::default() };
-    Ok(ReplicaStart { meta, shard, applied, raft, restored, options })
+    Ok(ReplicaStart { meta, shard, applied, raft, restored, log_bytes: 0, options })
 }
 
 /// What Raft starts from, and whether the replica is suspect.

@@ -50,6 +50,8 @@ fn shard(group: u64, start: &'static [u8], end: Option<&'static [u8]>) -> ShardS
         persisted_index: 9,
         keys_estimate: 12,
         suspect: false,
+        needs_snapshot: false,
+        installing: false,
         nodes: vec![NodeId(3), NodeId(1), NodeId(2)],
     }
 }

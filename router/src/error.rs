@@ -55,6 +55,9 @@ pub enum RouteError {
     /// Stored bytes fail their checksum.
     #[error("corrupt data: {0}")]
     Corrupt(String),
+    /// The disk of the shard's leader is full; reads and deletes are served. Nothing was proposed.
+    #[error("the disk of the shard's leader is full: only reads and deletes are served")]
+    DiskFull,
     /// This node is stopping. Nothing was proposed.
     #[error("the node is shutting down")]
     Shutdown,
@@ -76,6 +79,7 @@ impl RouteError {
             | RouteError::TooLarge { .. }
             | RouteError::Storage(_)
             | RouteError::Corrupt(_)
+            | RouteError::DiskFull
             | RouteError::Shutdown => false,
         }
     }
@@ -90,12 +94,14 @@ impl RouteError {
             }
             Refusal::Storage(text) => RouteError::Storage(text.clone()),
             Refusal::Corrupt(text) => RouteError::Corrupt(text.clone()),
+            Refusal::DiskFull => RouteError::DiskFull,
             Refusal::NotLeader { .. }
             | Refusal::EpochMismatch { .. }
             | Refusal::GroupNotFound
             | Refusal::OutOfRange { .. }
             | Refusal::Timeout { .. }
             | Refusal::Suspect
+            | Refusal::Damaged
             | Refusal::Shutdown => return None,
         })
     }

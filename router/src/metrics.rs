@@ -93,7 +93,9 @@ impl Outcome {
                 Outcome::InDoubt
             }
             Err(RouteError::CrossShard | RouteError::TooLarge { .. }) => Outcome::Rejected,
-            Err(RouteError::Storage(_) | RouteError::Corrupt(_)) => Outcome::Failed,
+            Err(RouteError::Storage(_) | RouteError::Corrupt(_) | RouteError::DiskFull) => {
+                Outcome::Failed
+            }
             Err(RouteError::Shutdown) => Outcome::Shutdown,
         }
     }

@@ -248,7 +248,7 @@ impl Pending {
                 self.inner.refresh();
                 self.elsewhere(node, group, Cause::GroupNotFound);
             }
-            Refusal::Suspect => self.elsewhere(node, group, Cause::Suspect),
+            Refusal::Suspect | Refusal::Damaged => self.elsewhere(node, group, Cause::Suspect),
             Refusal::Shutdown if node == self.inner.options.node => {
                 self.state = State::Failed(RouteError::Shutdown);
             }
@@ -263,6 +263,7 @@ impl Pending {
             Refusal::Busy { .. }
             | Refusal::TooLarge { .. }
             | Refusal::Storage(_)
+            | Refusal::DiskFull
             | Refusal::Corrupt(_) => unreachable!("ended the request above"),
         }
         None

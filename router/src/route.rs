@@ -23,7 +23,8 @@ use crate::shards::LocalShards;
 use crate::sink::Sink;
 use arc_swap::ArcSwap;
 use flotilla_shard::{
-    Budget, Descriptor, Epoch, GroupId, NodeId, Operation, Origin, Permit, Reply, Request, Write,
+    Budget, Consistency, Descriptor, Epoch, GroupId, NodeId, Operation, Origin, Permit, Reply,
+    Request, Write,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -307,8 +308,18 @@ impl Inner {
         if node == self.options.node {
             let (reply, receiver) = oneshot::channel();
             let reply = Reply::Oneshot(reply);
-            let request =
-                Request { group, epoch, operation, origin, deadline, entered, permit, reply };
+            let consistency = Consistency::Linearizable;
+            let request = Request {
+                group,
+                epoch,
+                operation,
+                consistency,
+                origin,
+                deadline,
+                entered,
+                permit,
+                reply,
+            };
             return (Prepared::Local(request), receiver);
         }
         let is_write = operation.is_write();

@@ -11,7 +11,8 @@ use crate::machine::Fetched;
 use crate::outbox::{GroupMessage, Parcel};
 use crate::request::{Answer, Refusal, Reply, Request};
 use crate::serve::ColdRead;
-use flotilla_raft::{Position, Ticket, Time};
+use crate::snapshot::{SnapshotEvent, TransferId};
+use flotilla_raft::{Position, ReplicaId, Term, Ticket, Time};
 use flotilla_storage::GroupId;
 use flotilla_storage::journal::{LogEntry, Write as JournalWrite};
 use flotilla_storage::store::{Frozen, View};
@@ -26,10 +27,40 @@ pub struct Now {
     pub instant: Instant,
     /// Wall clock, milliseconds since the Unix epoch, for the leader's stamps.
     pub wall_ms: u64,
+    /// How the node is.
+    pub conditions: Conditions,
+}
+
+/// What all replicas of a node share besides the clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    /// The disk is full: nothing is proposed that needs room.
+    pub is_disk_full: bool,
+    /// Memtables hold much more than they should: writes are refused until checkpoints catch up.
+    pub is_memory_full: bool,
+    /// Bytes of log that each replica may keep for others without asking.
+    pub log_share_bytes: u64,
+    /// Of 1,000 bytes of log that a replica keeps for others, how many it may go on keeping: below
+    /// 1,000 when all replicas of the node together keep too much.
+    pub log_keep_permille: u32,
+    /// Most bytes of log that a replica holds in memory.
+    pub log_cache_bytes_max: u64,
+}
+
+impl Default for Conditions {
+    /// A node without any trouble.
+    fn default() -> Self {
+        Conditions {
+            is_disk_full: false,
+            is_memory_full: false,
+            log_share_bytes: u64::MAX,
+            log_keep_permille: 1000,
+            log_cache_bytes_max: 1 << 20,
+        }
+    }
 }
 
 /// Something that happened to a replica.
-#[derive(Debug)]
 pub enum Event {
     /// Time has passed.
     Tick,
@@ -63,6 +94,58 @@ pub enum Event {
     Freeze,
     /// The checkpoint of everything through this position is durable.
     Checkpointed(Position),
+    /// News from the snapshot service.
+    Snapshot(SnapshotEvent),
+    /// The replica's rows turned out to be damaged.
+    RowsLost,
+    /// A leader shall hand over: to the replica on this node, or to whichever can follow best.
+    Transfer(Option<NodeId>),
+    /// Whether this node may lead anything.
+    MayLead(bool),
+}
+
+/// What a replica asks of the snapshot service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotOrder {
+    /// Send one to a follower.
+    Send {
+        /// Whose.
+        group: GroupId,
+        /// The follower.
+        to: (NodeId, ReplicaId),
+        /// The term in which this replica leads.
+        term: Term,
+    },
+    /// Send none any more: this replica does not lead.
+    Cancel {
+        /// Whose.
+        group: GroupId,
+    },
+    /// The answer to an offer.
+    Answer {
+        /// Who offered.
+        from: NodeId,
+        /// Names the question.
+        transfer: TransferId,
+        /// Whether it would be of use.
+        wanted: bool,
+    },
+    /// Swap it in: the intent is durable.
+    Install {
+        /// Whose.
+        group: GroupId,
+        /// Who sent it.
+        from: NodeId,
+        /// Which.
+        transfer: TransferId,
+    },
+    /// What was received is of no use.
+    Discard {
+        /// Who sent it.
+        from: NodeId,
+        /// Which.
+        transfer: TransferId,
+    },
 }
 
 /// Log entries that Raft wants back from the journal.
@@ -105,6 +188,8 @@ pub struct Effects {
     pub cold_reads: Vec<ColdRead>,
     /// For the checkpoint.
     pub frozen: Vec<Frozen>,
+    /// For the snapshot service, after `frozen`.
+    pub snapshots: Vec<SnapshotOrder>,
     /// Durations to be observed by the metrics.
     pub observed: Vec<Observed>,
 }

@@ -13,6 +13,7 @@
 //! What is absent: what groups do (`replica`), which lane a group lives on (`lanes`).
 
 use crate::actor::{Bag, Close, ReplicaActor};
+use crate::budget::Budget;
 use crate::descriptor::NodeId;
 use crate::effects::{self, Effects, Event, Now};
 use crate::lanes::Shared;
@@ -21,6 +22,7 @@ use crate::outbox::{GroupMessage, Outbox, Parcel};
 use crate::perform;
 use crate::replica::{Replica, ReplicaStart};
 use crate::request::{Refusal, Request};
+use crate::snapshot::{SnapshotEvent, SnapshotHandle};
 use crate::status::PublishedStatus;
 use actix::{Actor, Addr};
 use flotilla_raft::{Position, Ticket, Time};
@@ -48,6 +50,10 @@ pub(crate) enum Mail {
     Unreachable(NodeId),
     Suspected(Vec<GroupId>),
     FreezeAll,
+    MayLead(bool),
+    Transfer { group: GroupId, to: Option<NodeId> },
+    Snapshot(Box<SnapshotEvent>),
+    RowsLost(Vec<GroupId>),
     Close(oneshot::Sender<()>),
 }
 
@@ -110,6 +116,10 @@ pub struct Wiring {
     pub pool: Arc<ReadPool>,
     /// Other nodes.
     pub outbox: Arc<dyn Outbox>,
+    /// Sends and receives snapshots.
+    pub snapshots: SnapshotHandle,
+    /// The node's memory: what lanes hold is counted there.
+    pub budget: Budget,
     /// Where durations go.
     pub metrics: ShardMetrics,
 }
@@ -196,6 +206,7 @@ impl Lane {
             time: Time(u64::try_from((instant - self.started).as_nanos()).unwrap_or(u64::MAX)),
             instant,
             wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+            conditions: self.shared.conditions(),
         }
     }
 
@@ -263,6 +274,16 @@ impl Lane {
                 for group in self.slots.borrow().keys() {
                     bag(*group, Event::Freeze);
                 }
+            }
+            Mail::MayLead(may_lead) => {
+                for group in self.slots.borrow().keys() {
+                    bag(*group, Event::MayLead(may_lead));
+                }
+            }
+            Mail::Transfer { group, to } => bag(group, Event::Transfer(to)),
+            Mail::Snapshot(event) => bag(event.group(), Event::Snapshot(*event)),
+            Mail::RowsLost(groups) => {
+                groups.into_iter().for_each(|group| bag(group, Event::RowsLost));
             }
             Mail::Open(wiring, replicas, opened) => {
                 self.open(*wiring, replicas);

@@ -12,11 +12,13 @@
 //! What is absent: what lanes do inside (`lane`), and who calls (the router, the transport).
 
 use crate::descriptor::{Descriptor, NodeId};
+use crate::effects::Conditions;
 use crate::lane::{Inbox, Lane, Mail, Wiring};
 use crate::outbox::GroupMessage;
 use crate::replica::ReplicaStart;
 use crate::request::Request;
-use crate::status::{PublishedStatus, ShardStatus, SharedStatus};
+use crate::snapshot::{SnapshotEvent, SnapshotHandle, SnapshotSink};
+use crate::status::{PublishedStatus, Role, ShardStatus, SharedStatus};
 use arc_swap::ArcSwap;
 use flotilla_raft::{Index, Position, Term};
 use flotilla_storage::GroupId;
@@ -25,12 +27,18 @@ use flotilla_storage::store::{CheckpointCompletion, StoreError};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{self, AcqRel, Relaxed},
+};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+/// How often a node that hands over looks whether it is done.
+const HAND_OVER_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many lanes, and when they hand their memtables over.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +52,8 @@ pub struct LaneOptions {
     pub memtable_bytes_max: u64,
     /// And when the last time was this long ago.
     pub checkpoint_age_max: Duration,
+    /// How many bytes of log all replicas together keep for followers that lag behind.
+    pub log_retain_bytes: u64,
 }
 
 /// What lanes and other threads share.
@@ -56,6 +66,8 @@ pub(crate) struct Shared {
     pressure_bytes: Vec<AtomicU64>,
     freeze_generation: AtomicU64,
     frozen_last: Mutex<Instant>,
+    is_disk_full: AtomicBool,
+    may_lead: AtomicBool,
 }
 
 impl Shared {
@@ -79,6 +91,11 @@ impl Shared {
             statuses.insert(entry.descriptor.group, entry.clone());
             statuses
         });
+    }
+
+    /// How the node is.
+    pub(crate) fn conditions(&self) -> Conditions {
+        Conditions { is_disk_full: self.is_disk_full.load(Relaxed), ..Conditions::default() }
     }
 
     pub(crate) fn freeze_generation(&self) -> u64 {
@@ -115,6 +132,7 @@ struct Inner {
     shared: Arc<Shared>,
     inboxes: Vec<Arc<Inbox>>,
     runtimes: Vec<Handle>,
+    snapshots: OnceLock<SnapshotHandle>,
     system: actix::System,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -141,6 +159,8 @@ impl Lanes {
             pressure_bytes: (0..options.lanes).map(|_| AtomicU64::new(0)).collect(),
             freeze_generation: AtomicU64::new(0),
             frozen_last: Mutex::new(Instant::now()),
+            is_disk_full: AtomicBool::new(false),
+            may_lead: AtomicBool::new(true),
         });
         let inboxes: Vec<Arc<Inbox>> = (0..options.lanes).map(|_| Arc::default()).collect();
         let (report, reported) = std::sync::mpsc::channel();
@@ -152,11 +172,15 @@ impl Lanes {
             .recv()
             .map_err(|_| io::Error::other("the threads of the node could not be started"))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Lanes { inner: Arc::new(Inner { shared, inboxes, runtimes, system, thread }) })
+        let snapshots = OnceLock::new();
+        Ok(Lanes {
+            inner: Arc::new(Inner { shared, inboxes, runtimes, snapshots, system, thread }),
+        })
     }
 
     /// Lets the replicas live, each on its lane. Returns when all of them do.
     pub async fn open(&self, wiring: Wiring, replicas: Vec<ReplicaStart>) {
+        let _ = self.inner.snapshots.set(wiring.snapshots.clone());
         let mut by_lane: Vec<Vec<ReplicaStart>> =
             self.inner.inboxes.iter().map(|_| Vec::new()).collect();
         for start in replicas {
@@ -218,6 +242,63 @@ impl Lanes {
     /// Hands all memtables to a checkpoint now.
     pub fn freeze_all(&self) {
         self.inner.inboxes.iter().for_each(|inbox| inbox.put(Mail::FreezeAll));
+    }
+
+    /// Whether the disk is full. While it is, leaders refuse writes that need room with
+    /// [`Refusal::DiskFull`](crate::Refusal::DiskFull); reads, deletes and all of Raft go on.
+    pub fn set_disk_full(&self, is_full: bool) {
+        let was_full = self.inner.shared.is_disk_full.swap(is_full, Relaxed);
+        match (was_full, is_full) {
+            (false, true) => tracing::error!("the disk is full: only reads and deletes are served"),
+            (true, false) => tracing::info!("the disk has room again: writes are served"),
+            _ => {}
+        }
+    }
+
+    /// Whether the replicas of this node may lead, and why that changes. A node that may not hands
+    /// its leaderships over; it goes on voting and acknowledging.
+    pub fn set_may_lead(&self, may_lead: bool, reason: &str) {
+        if self.inner.shared.may_lead.swap(may_lead, AcqRel) == may_lead {
+            return;
+        }
+        if may_lead {
+            tracing::info!(reason, "this node may lead again");
+        } else {
+            tracing::warn!(reason, "this node leads no shards any more");
+        }
+        self.inner.inboxes.iter().for_each(|inbox| inbox.put(Mail::MayLead(may_lead)));
+    }
+
+    /// Asks the leader of `group`, if it is on this node, to hand over: to the replica on `to`, or
+    /// to whichever can follow best. It goes on leading if nobody takes it within an election
+    /// timeout.
+    pub fn transfer(&self, group: GroupId, to: Option<NodeId>) {
+        self.inner.inboxes[self.lane_of(group)].put(Mail::Transfer { group, to });
+    }
+
+    /// Gives all leaderships away for good, before the node stops, and waits until nothing that was
+    /// proposed here is in flight, or `timeout` has passed. Groups that have no other replica go on
+    /// being led. Returns how many others are still led from here.
+    pub async fn hand_over_all(&self, timeout: Duration) -> usize {
+        let until = Instant::now() + timeout;
+        self.set_may_lead(false, "the node stops");
+        loop {
+            let statuses = self.inner.shared.statuses.load();
+            let shared = |entry: &&SharedStatus| entry.descriptor.replicas.len() > 1;
+            let led = statuses.values().filter(shared);
+            let led = led.filter(|entry| entry.status.role() == Role::Leader).count();
+            let waiting = statuses.values().any(|entry| entry.status.has_pending());
+            if (led == 0 && !waiting) || Instant::now() >= until {
+                return led;
+            }
+            drop(statuses);
+            tokio::time::sleep(HAND_OVER_INTERVAL).await;
+        }
+    }
+
+    /// The node's snapshot service; `None` before [`Lanes::open`].
+    pub fn snapshots(&self) -> Option<&SnapshotHandle> {
+        self.inner.snapshots.get()
     }
 
     /// The runtimes of the lanes: futures spawned there share the lanes' threads.
@@ -297,6 +378,13 @@ impl Lanes {
             lanes[lane].push(item);
         }
         lanes.into_iter().enumerate().filter(|(_, items)| !items.is_empty())
+    }
+}
+
+impl SnapshotSink for Lanes {
+    fn snapshot_event(&self, event: SnapshotEvent) {
+        let lane = self.lane_of(event.group());
+        self.inner.inboxes[lane].put(Mail::Snapshot(Box::new(event)));
     }
 }
 
@@ -394,6 +482,7 @@ mod tests {
                 tick_interval: Duration::from_millis(20),
                 memtable_bytes_max: 100,
                 checkpoint_age_max: Duration::from_secs(3600),
+                log_retain_bytes: 1 << 30,
             },
             statuses: ArcSwap::default(),
             halted: AtomicBool::new(false),
@@ -401,6 +490,8 @@ mod tests {
             pressure_bytes: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
             freeze_generation: AtomicU64::new(0),
             frozen_last: Mutex::new(Instant::now()),
+            is_disk_full: AtomicBool::new(false),
+            may_lead: AtomicBool::new(true),
         }
     }
 

@@ -26,9 +26,10 @@ mod reads;
 pub mod replica;
 pub mod request;
 mod serve;
+pub mod snapshot;
 pub mod status;
 
-pub use budget::{Budget, Permit};
+pub use budget::{Account, Budget, Part, Permit};
 pub use codec::{DecodeError, Reader, Writer};
 pub use command::{
     BatchChange, Command, CommandFailure, Condition, Entry, Expect, Origin, Write, WriteOutcome,
@@ -42,5 +43,9 @@ pub use lanes::{LaneCompletion, LaneOptions, Lanes};
 pub use metrics::ShardMetrics;
 pub use outbox::{GroupMessage, Outbox, Parcel};
 pub use replica::{Replica, ReplicaOptions, ReplicaStart};
-pub use request::{Answer, Operation, Refusal, Reply, Request};
+pub use request::{Answer, Consistency, Operation, Refusal, Reply, Request};
+pub use snapshot::{
+    SnapshotEvent, SnapshotHandle, SnapshotMessage, SnapshotMetrics, SnapshotOptions, SnapshotSink,
+    Snapshots,
+};
 pub use status::{Role, ShardStatus};

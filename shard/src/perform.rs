@@ -3,7 +3,7 @@
 //! Journal appends and messages leave side by side: the leader's disk is one vote among others, so
 //! nothing waits for it here. What must wait for it is still inside the Raft cores.
 
-use crate::effects::{Effects, LogRead, Observed, RowRead};
+use crate::effects::{Effects, LogRead, Observed, RowRead, SnapshotOrder};
 use crate::lane::{Inbox, Mail, Wiring, by_node};
 use crate::machine::Fetched;
 use crate::outbox::{Outbox, Parcel};
@@ -16,7 +16,8 @@ use std::sync::Arc;
 const COLD_READS_PER_JOB: usize = 32;
 
 pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects: Effects) {
-    let Effects { journal, parcels, log_reads, row_reads, cold_reads, frozen, observed } = effects;
+    let Effects { journal, parcels, log_reads, row_reads, cold_reads, frozen, snapshots, observed } =
+        effects;
     if !journal.is_empty() {
         wiring.journal.submit(lane, journal);
     }
@@ -33,7 +34,21 @@ pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects:
     if !frozen.is_empty() {
         wiring.checkpoints.submit(lane, frozen);
     }
+    snapshots.into_iter().for_each(|order| ask_snapshots(wiring, order));
     observe(wiring, &observed);
+}
+
+fn ask_snapshots(wiring: &Wiring, order: SnapshotOrder) {
+    let service = &wiring.snapshots;
+    match order {
+        SnapshotOrder::Send { group, to, term } => service.send(group, to, term),
+        SnapshotOrder::Cancel { group } => service.cancel(group),
+        SnapshotOrder::Answer { from, transfer, wanted } => {
+            service.offer_answer(from, transfer, wanted);
+        }
+        SnapshotOrder::Install { group, from, transfer } => service.install(group, from, transfer),
+        SnapshotOrder::Discard { from, transfer } => service.discard(from, transfer),
+    }
 }
 
 fn read_log(inbox: &Arc<Inbox>, wiring: &Wiring, read: LogRead) {

@@ -71,6 +71,8 @@ pub struct ReplicaStart {
     pub raft: raft::Options,
     /// What the journal holds.
     pub restored: raft::Restored,
+    /// Bytes of the entries above the log's base; 0 if that is not known.
+    pub log_bytes: u64,
     /// Everything else.
     pub options: ReplicaOptions,
 }
@@ -103,7 +105,7 @@ pub struct Replica {
 impl Replica {
     /// A replica that starts from what the disk holds.
     pub fn new(start: ReplicaStart, now: Now) -> Replica {
-        let ReplicaStart { meta, shard, applied, raft, restored, options } = start;
+        let ReplicaStart { meta, shard, applied, raft, restored, options, .. } = start;
         let (group, id, suspect) = (meta.descriptor.group, raft.id, raft.suspect);
         let base = restored.base.index;
         assert_eq!(restored.applied, applied.index, "Raft applies from where the rows end");
@@ -213,6 +215,7 @@ impl Replica {
             Event::Campaign => self.raft.step(now.time, raft::Event::Campaign),
             Event::Freeze => self.freeze(),
             Event::Checkpointed(position) => self.checkpointed(now, position, effects),
+            Event::Snapshot(_) | Event::RowsLost | Event::Transfer(_) | Event::MayLead(_) => {}
         }
     }
 

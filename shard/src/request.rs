@@ -228,6 +228,14 @@ pub enum Refusal {
     /// The node is stopping.
     #[error("the node is shutting down")]
     Shutdown,
+    /// The leader's disk is full. Reads, and writes that only delete, are still served. Nothing was
+    /// proposed.
+    #[error("the disk of the shard's leader is full: only reads and deletes are served")]
+    DiskFull,
+    /// The replica's rows cannot be read and are waiting to be replaced from another replica, which
+    /// may serve.
+    #[error("the rows of this replica are damaged: another replica may serve")]
+    Damaged,
 }
 
 impl Refusal {
@@ -245,9 +253,13 @@ impl Refusal {
             | Refusal::OutOfRange { .. }
             | Refusal::Busy { .. }
             | Refusal::Suspect
+            | Refusal::Damaged
             | Refusal::Shutdown => true,
             Refusal::Timeout { maybe_committed } => !maybe_committed,
-            Refusal::TooLarge { .. } | Refusal::Storage(_) | Refusal::Corrupt(_) => false,
+            Refusal::TooLarge { .. }
+            | Refusal::Storage(_)
+            | Refusal::Corrupt(_)
+            | Refusal::DiskFull => false,
         }
     }
 }
@@ -267,6 +279,23 @@ pub enum Reply {
     },
 }
 
+/// How current a read must be. Writes take no notice of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// As if all replicas were one: a read sees everything that was acknowledged before it began.
+    #[default]
+    Linearizable,
+    /// From the replica that was asked, if it has applied all that its leader had committed at
+    /// most this long ago, as far as it has been told; else the leader is named. A leader that was
+    /// cut off notices within one election timeout: a read may be older by as much.
+    Stale {
+        /// The age that is allowed.
+        max_lag: Duration,
+    },
+    /// Whatever the replica that was asked has applied, however old.
+    Local,
+}
+
 /// One operation on its way to a replica.
 #[derive(Debug)]
 pub struct Request {
@@ -276,6 +305,8 @@ pub struct Request {
     pub epoch: Epoch,
     /// What to do.
     pub operation: Operation,
+    /// How current the answer to a read must be.
+    pub consistency: Consistency,
     /// Who asks; meaningful for writes.
     pub origin: Origin,
     /// When the caller stops waiting.

@@ -59,6 +59,10 @@ pub struct ShardStatus {
     pub keys_estimate: u64,
     /// The replica lost journal content: it neither votes nor acknowledges.
     pub suspect: bool,
+    /// The replica's rows are damaged or lost: it votes and keeps the log, and waits for a snapshot.
+    pub needs_snapshot: bool,
+    /// A snapshot is being put in the place of the replica's rows.
+    pub installing: bool,
     /// The nodes that host replicas of the shard.
     pub nodes: Vec<NodeId>,
 }
@@ -77,6 +81,9 @@ pub struct PublishedStatus {
     keys_estimate: AtomicU64,
     memory_bytes: AtomicU64,
     suspect: AtomicBool,
+    needs_snapshot: AtomicBool,
+    installing: AtomicBool,
+    has_pending: AtomicBool,
 }
 
 impl PublishedStatus {
@@ -95,6 +102,11 @@ impl PublishedStatus {
             1 => Role::Candidate,
             _ => Role::Follower,
         }
+    }
+
+    /// True while the outcome of something that was proposed here is waited for.
+    pub fn has_pending(&self) -> bool {
+        self.has_pending.load(Relaxed)
     }
 
     /// Bytes of the shard's rows in memory.
@@ -117,6 +129,8 @@ impl PublishedStatus {
             persisted_index: self.persisted_index.load(Relaxed),
             keys_estimate: self.keys_estimate.load(Relaxed),
             suspect: self.suspect.load(Relaxed),
+            needs_snapshot: self.needs_snapshot.load(Relaxed),
+            installing: self.installing.load(Relaxed),
             nodes: descriptor.replicas.iter().map(|replica| replica.node).collect(),
         }
     }

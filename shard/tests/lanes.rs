@@ -56,6 +56,7 @@ fn start(groups: u64, voters: u64, lanes: usize) -> Node {
         tick_interval: Duration::from_millis(5),
         memtable_bytes_max: 1 << 20,
         checkpoint_age_max: Duration::from_secs(60),
+        log_retain_bytes: 1 << 30,
     })
     .expect("threads");
     let (sender, halted) = mpsc::channel();
@@ -72,16 +73,18 @@ fn start(groups: u64, voters: u64, lanes: usize) -> Node {
         completions.iter().map(|lane| lane.clone() as Arc<dyn CheckpointCompletion>).collect(),
     )
     .expect("a thread");
+    let budget = Budget::new(1 << 20);
     let wiring = Wiring {
         journal: handle,
         reader,
         checkpoints: checkpointer.handle(),
         pool: Arc::new(ReadPool::start(1, StoreMetrics::new()).expect("a thread")),
         outbox: Arc::new(Nowhere),
+        snapshots: flotilla_shard::SnapshotHandle::unconnected(),
+        budget: budget.clone(),
         metrics: ShardMetrics::new(),
     };
     block_on(started.open(wiring, replicas));
-    let budget = Budget::new(1 << 20);
     Node { lanes: started, budget, halted, journal, checkpointer, _dir: dir }
 }
 
@@ -113,6 +116,7 @@ fn replica(group: u64, voters: u64, store: &Store) -> ReplicaStart {
             limits: raft::Limits::default(),
         },
         restored: Restored::default(),
+        log_bytes: 0,
         options: ReplicaOptions::default(),
     }
 }
@@ -129,6 +133,7 @@ impl Node {
             group: GroupId(group),
             epoch: Epoch::FIRST,
             operation,
+            consistency: Consistency::Linearizable,
             origin: Origin::default(),
             deadline: Instant::now() + Duration::from_secs(10),
             entered: Instant::now(),
@@ -252,6 +257,7 @@ fn requests_after_the_stop_end_and_give_back_their_bytes() {
         group: GroupId(1),
         epoch: Epoch::FIRST,
         operation: put("k", "v"),
+        consistency: Consistency::Linearizable,
         origin: Origin::default(),
         deadline: Instant::now() + Duration::from_secs(10),
         entered: Instant::now(),

@@ -217,6 +217,8 @@ fn encode_refusal(refusal: &Refusal, out: &mut Writer<'_>) {
         }
         Refusal::Suspect => out.u8(73),
         Refusal::Shutdown => out.u8(74),
+        Refusal::DiskFull => out.u8(75),
+        Refusal::Damaged => out.u8(76),
     }
 }
 
@@ -242,6 +244,8 @@ fn decode_refusal(kind: u8, input: &mut Reader) -> Result<Refusal, DecodeError> 
         72 => Refusal::Corrupt(String::from_utf8_lossy(&input.bytes()?).into_owned()),
         73 => Refusal::Suspect,
         74 => Refusal::Shutdown,
+        75 => Refusal::DiskFull,
+        76 => Refusal::Damaged,
         _ => return Err(DecodeError("unknown refusal")),
     })
 }

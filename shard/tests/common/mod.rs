@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use bytes::Bytes;
-use flotilla_shard::effects::{Effects, Event, Now, RowRead};
+use flotilla_shard::effects::{Conditions, Effects, Event, Now, RowRead};
 use flotilla_shard::machine::{Fetched, ShardMeta};
 use flotilla_shard::raft::{self, Position, Restored, Ticket, Time};
 use flotilla_shard::replica::{Replica, ReplicaOptions, ReplicaStart};
@@ -45,6 +45,7 @@ pub struct Group {
     started: Instant,
     elapsed: Duration,
     budget: Budget,
+    pub conditions: Conditions,
 }
 
 impl Group {
@@ -65,6 +66,7 @@ impl Group {
             started: Instant::now(),
             elapsed: Duration::ZERO,
             budget: Budget::new(64 << 20),
+            conditions: Conditions::default(),
         };
         let now = group.now();
         group.members = (1..=size).map(|n| member(n, &descriptor, &now)).collect();
@@ -76,6 +78,7 @@ impl Group {
             time: Time(u64::try_from(self.elapsed.as_nanos()).expect("tests are short")),
             instant: self.started + self.elapsed,
             wall_ms: 1_000_000 + u64::try_from(self.elapsed.as_millis()).expect("tests are short"),
+            conditions: self.conditions,
         }
     }
 
@@ -116,6 +119,7 @@ impl Group {
                     }
                 }
                 Parcel::Reply { id, result } => self.replies.push((node, id, result)),
+                Parcel::Snapshot(_) => {}
             }
         }
     }
@@ -199,6 +203,7 @@ impl Group {
             group: GROUP,
             epoch: Epoch::FIRST,
             operation,
+            consistency: Consistency::Linearizable,
             origin: Origin::default(),
             deadline,
             entered: self.now().instant,
@@ -280,6 +285,7 @@ fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
             limits: raft::Limits::default(),
         },
         restored: Restored::default(),
+        log_bytes: 0,
         options: ReplicaOptions { release_entries_min: 1, ..ReplicaOptions::default() },
         meta,
     };

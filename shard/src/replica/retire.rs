@@ -24,7 +24,9 @@ impl Replica {
             return;
         }
         let meta = self.machine.meta().encode();
-        let frozen = self.machine.shard_mut().freeze((applied.index.0, applied.term.0), meta);
+        let stamp_ms = self.machine.stamp_ms();
+        let applied_at = (applied.index.0, applied.term.0);
+        let frozen = self.machine.shard_mut().freeze(applied_at, meta, stamp_ms);
         self.froze = applied.index;
         self.applying.frozen();
         self.frozen = Some((applied.index, frozen));

@@ -38,8 +38,18 @@ pub trait CheckpointCompletion: Send + Sync {
     /// the order in which they were submitted. Called on the checkpoint thread: hand it on.
     fn checkpointed(&self, done: &[Checkpointed]);
 
-    /// A checkpoint that held memtables of this lane failed, even after opening the file again.
-    /// They are kept, and tried again together with the next submission of any lane.
+    /// The stored rows of these groups are damaged. What could still be checkpointed of them was;
+    /// they want a new copy of their rows from elsewhere.
+    fn damaged(&self, _groups: &[GroupId]) {}
+
+    /// The disk under the store fails or is full. Nothing is lost and nothing is known: what was
+    /// submitted is kept and tried again until it succeeds. Told to every lane, once per outage.
+    fn unavailable(&self, _error: &StoreError) {}
+
+    /// The outage told by [`unavailable`](CheckpointCompletion::unavailable) is over.
+    fn available(&self) {}
+
+    /// The checkpoint thread met a broken invariant of its own. It has stopped.
     fn failed(&self, error: &StoreError);
 }
 

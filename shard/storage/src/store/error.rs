@@ -30,6 +30,15 @@ pub enum StoreError {
         /// What this program supports.
         supported: u32,
     },
+    /// The file is not readable as a whole: neither is any shard in it.
+    #[error(
+        "store file cannot be read: {what}; every shard of this node must get its rows again from \
+         elsewhere"
+    )]
+    Unreadable {
+        /// What is wrong with it.
+        what: String,
+    },
     /// Bytes of one shard are not what was written. Other shards are not affected.
     #[error("store is corrupt: shard {group}, table {table}: {what}; restore this replica")]
     Corrupt {
@@ -72,6 +81,15 @@ pub enum StoreError {
         /// What closed it.
         why: String,
     },
+    /// Rows that were to be imported are not what was sent, or the import was cut off by a failure
+    /// of the disk. Nothing of it is visible; it has to start again.
+    #[error("import of shard {group} failed: {what}; start it again")]
+    Import {
+        /// The shard that the rows were for.
+        group: GroupId,
+        /// What is wrong.
+        what: String,
+    },
     /// A thread could not be started.
     #[error("cannot start thread {name}: {source}")]
     Thread {
@@ -90,12 +108,30 @@ impl StoreError {
             Self::File { .. }
             | Self::InUse
             | Self::Format { .. }
+            | Self::Unreadable { .. }
             | Self::Corrupt { .. }
+            | Self::Import { .. }
             | Self::Database { .. }
             | Self::Panicked { .. }
             | Self::UnknownOutcome { .. }
             | Self::Closed { .. }
             | Self::Thread { .. } => false,
+        }
+    }
+
+    /// True if the disk, or what this user may take of it, is full.
+    pub fn is_disk_full(&self) -> bool {
+        let full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match self {
+            Self::File { source, .. } => full(source),
+            Self::Database { source, .. } => match &**source {
+                redb::Error::Io(error) => full(error),
+                _ => false,
+            },
+            Self::UnknownOutcome { source } => source.is_disk_full(),
+            _ => false,
         }
     }
 

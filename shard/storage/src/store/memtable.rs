@@ -29,7 +29,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prometheus::IntGauge;
 
 use super::key::{Key, unpinned};
-use super::row::Row;
+use super::row::{self, Row};
 use super::shard::RowChange;
 use super::tombstones::{self, Tombstones};
 
@@ -59,6 +59,12 @@ impl Cell {
     pub(crate) fn to_row(&self) -> Option<Row> {
         let Content { flags, expires_at_ms, value } = self.content.clone()?;
         Some(Row { version: self.version, flags, expires_at_ms, value })
+    }
+
+    /// The row, or `None` for a deleted key or a row that is expired at `now_ms`.
+    pub(crate) fn row_at(&self, now_ms: u64) -> Option<Row> {
+        let expires_at_ms = self.content.as_ref()?.expires_at_ms;
+        if row::is_expired(expires_at_ms, now_ms) { None } else { self.to_row() }
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -132,6 +132,7 @@ impl Merger<'_> {
         let base = before.filter(|_| floor.is_none());
         let (changes, deleted) = newest_changes(&memtables);
 
+        let now_ms = newest.now_ms;
         let mut tally = Tally::default();
         let base_rows = base.map_or(0, |state| state.rows);
         let extents = base.map_or(&[][..], |state| &state.extents);
@@ -144,7 +145,7 @@ impl Merger<'_> {
             };
             self.rewrite(base.as_ref(), &changes, &deleted, &newest.shared.range, &mut tally)?
         } else {
-            let rows = self.update(base_rows, extents, &changes, &deleted, &mut tally)?;
+            let rows = self.update(base_rows, extents, &changes, &deleted, now_ms, &mut tally)?;
             (rows, extents.to_vec())
         };
         self.acquire(&extents);
@@ -168,6 +169,7 @@ impl Merger<'_> {
         extents: &[Extent],
         changes: &[Change<'_>],
         deleted: &[KeyRange],
+        now_ms: u64,
         tally: &mut Tally,
     ) -> Result<u64, StoreError> {
         let updating = |error| StoreError::database("update a table", error);
@@ -194,7 +196,7 @@ impl Merger<'_> {
                 table.retain_in::<&[u8], _>(clip.bounds(), remove).map_err(updating)?;
             }
             for (key, cell) in below {
-                match cell.to_row() {
+                match cell.row_at(now_ms) {
                     Some(row) => {
                         row::encode(key, &row, &mut stored);
                         let old = table.insert(*key, &stored[..]).map_err(updating)?;

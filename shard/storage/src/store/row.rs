@@ -4,7 +4,8 @@
 //! too: a row that turns up under another key is as wrong as a flipped bit. The layout is fixed in
 //! `docs/store-format.md`.
 //!
-//! What is absent: clocks. A row past its expiry is still a row here; whoever reads it decides.
+//! What is absent: clocks. A row past its expiry is still a row here; whoever reads it says what
+//! time it is.
 
 use bytes::Bytes;
 
@@ -23,6 +24,18 @@ pub struct Row {
     pub expires_at_ms: Option<u64>,
     /// The value.
     pub value: Bytes,
+}
+
+impl Row {
+    /// True if the row is absent for whoever reads at `now_ms`.
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        is_expired(self.expires_at_ms, now_ms)
+    }
+}
+
+/// True if a row with this expiry is absent at `now_ms`.
+pub(crate) fn is_expired(expires_at_ms: Option<u64>, now_ms: u64) -> bool {
+    expires_at_ms.is_some_and(|expires_at_ms| expires_at_ms <= now_ms)
 }
 
 /// Appends the stored form of `row` under `key` to `out`, which is cleared first.

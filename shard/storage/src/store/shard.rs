@@ -270,12 +270,14 @@ impl Shard {
     }
 
     /// Freezes the active memtable, to be handed to the checkpointer. `applied` is index and term
-    /// of the last command applied; `meta` is recorded with it and given back on opening.
+    /// of the last command applied; `meta` is recorded with it and given back on opening. Rows that
+    /// are expired at `now_ms`, the stamp of that command, do not reach the disk: stamps only grow,
+    /// so that nobody can see them again.
     ///
     /// A shard without changes is frozen too: its applied index moves on. At most two memtables of
     /// a shard should be frozen at a time ([`Shard::frozen_count`]); the caller holds writes back.
     /// The caller hands a shard's frozen memtables to the checkpointer in the order it froze them.
-    pub fn freeze(&mut self, applied: (u64, u64), meta: Bytes) -> Frozen {
+    pub fn freeze(&mut self, applied: (u64, u64), meta: Bytes, now_ms: u64) -> Frozen {
         let version = self.version();
         let gauge = self.shared.store.metrics().memtable_bytes.clone();
         let memtable = std::mem::replace(&mut self.active, Arc::new(Memtable::new(version, gauge)));
@@ -286,12 +288,12 @@ impl Shard {
         drop(stack);
         self.meta = meta.clone();
         let kind = FrozenKind::Rows { meta };
-        Frozen { shared: self.shared.clone(), memtable, applied, version, kind }
+        Frozen { shared: self.shared.clone(), memtable, applied, version, now_ms, kind }
     }
 
     /// Gives the shard up: the next checkpoint removes its record and drops its tables.
     pub fn remove(mut self) -> Frozen {
-        let frozen = self.freeze((0, 0), Bytes::new());
+        let frozen = self.freeze((0, 0), Bytes::new(), 0);
         Frozen { kind: FrozenKind::Removal, ..frozen }
     }
 
@@ -356,6 +358,8 @@ pub struct Frozen {
     pub(crate) memtable: Arc<Memtable>,
     pub(crate) applied: (u64, u64),
     pub(crate) version: u64,
+    /// Rows that expired by then are left out.
+    pub(crate) now_ms: u64,
     pub(crate) kind: FrozenKind,
 }
 

@@ -6,8 +6,8 @@
 //!
 //! Take a view, use it, drop it: a view that is held keeps redb from reusing pages.
 //!
-//! What is absent: expiry (rows carry it, the reader knows the clock) and leadership (whether this
-//! replica may answer at all).
+//! What is absent: the clock (a view is told what time it is, see [`View::at`]) and leadership
+//! (whether this replica may answer at all).
 
 use std::sync::Arc;
 
@@ -55,6 +55,8 @@ pub struct View {
     shard: Arc<ShardShared>,
     stack: Arc<Stack>,
     snapshot: Arc<Snapshot>,
+    /// Rows that expired by then are absent.
+    now_ms: u64,
 }
 
 impl View {
@@ -76,9 +78,15 @@ impl View {
                 .state(shard.group)
                 .is_none_or(|state| state.version <= stack.active.version());
             if fits {
-                return View { shard: shard.clone(), stack, snapshot };
+                return View { shard: shard.clone(), stack, snapshot, now_ms: 0 };
             }
         }
+    }
+
+    /// The view as of `now_ms`, in milliseconds since the Unix epoch by the shard's clock: rows that
+    /// expire then or earlier are absent. Without this every row shows.
+    pub fn at(self, now_ms: u64) -> View {
+        View { now_ms, ..self }
     }
 
     /// The keys that the shard owns.
@@ -93,6 +101,10 @@ impl View {
     /// [`StoreError::Corrupt`] if the stored row is damaged, [`StoreError::Reopened`] if the store
     /// was opened again since the view was taken; others if the disk cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
+        Ok(self.stored(key)?.filter(|row| !row.is_expired(self.now_ms)))
+    }
+
+    fn stored(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
         let metrics = self.shard.store.metrics();
         let (memtables, base_visible) = self.stack.visible();
         for memtable in memtables {
@@ -130,6 +142,9 @@ impl View {
             self.cursor(range.clone(), reverse, keys_only, rows_max.saturating_add(1))?;
         let mut bytes = 0;
         while let Some((key, row)) = cursor.next()? {
+            if row.is_expired(self.now_ms) {
+                continue;
+            }
             bytes += key.len() + row.value.len();
             let full = page.rows.len() == rows_max || bytes > bytes_max;
             if full && !page.rows.is_empty() {
@@ -155,8 +170,8 @@ impl View {
         let Some(range) = range.clip(&self.shard.range) else { return Ok(0) };
         let mut cursor = self.cursor(range, false, true, usize::MAX)?;
         let mut rows = 0;
-        while cursor.next()?.is_some() {
-            rows += 1;
+        while let Some((_, row)) = cursor.next()? {
+            rows += u64::from(!row.is_expired(self.now_ms));
         }
         Ok(rows)
     }
@@ -216,7 +231,7 @@ mod tests {
         let mut moved = false;
         let view = View::load_around(&shared, || {
             if !std::mem::replace(&mut moved, true) {
-                store.checkpoint(&[shard.freeze((1, 1), Bytes::new())]).unwrap();
+                store.checkpoint(&[shard.freeze((1, 1), Bytes::new(), 0)]).unwrap();
             }
         });
         assert_eq!(shard.frozen_count(), 0);
@@ -234,9 +249,9 @@ mod tests {
         let view = View::load_around(&shared, || {
             loads += 1;
             if loads == 1 {
-                let first = shard.freeze((1, 1), Bytes::new());
+                let first = shard.freeze((1, 1), Bytes::new(), 0);
                 put(&mut shard, &["a", "b"], "2");
-                let second = shard.freeze((2, 1), Bytes::new());
+                let second = shard.freeze((2, 1), Bytes::new(), 0);
                 store.checkpoint(&[first, second]).unwrap();
             }
         });

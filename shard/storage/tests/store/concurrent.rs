@@ -113,10 +113,10 @@ fn readers_miss_nothing_and_see_no_half_command() {
             shard.apply(changes);
             written.store(command, Ordering::SeqCst);
             if command % 20 == 0 && shard.frozen_count() < 2 {
-                handle.submit(0, vec![shard.freeze((command, 1), "".into())]);
+                handle.submit(0, vec![shard.freeze((command, 1), "".into(), 0)]);
             }
         }
-        handle.submit(0, vec![shard.freeze((COMMANDS + 1, 1), "".into())]);
+        handle.submit(0, vec![shard.freeze((COMMANDS + 1, 1), "".into(), 0)]);
         checkpointer.shutdown().unwrap();
         stop.store(true, Ordering::SeqCst);
         for reader in readers {
@@ -158,7 +158,7 @@ fn each_lane_is_told_about_its_own_shards() {
     for number in 1..=20 {
         let mut shard = store.create_shard(GroupId(number), KeyRange::whole(), "".into());
         shard.apply(vec![put("key", number.to_string())]);
-        submitted[number as usize % 2].push(shard.freeze((number, 1), "meta".into()));
+        submitted[number as usize % 2].push(shard.freeze((number, 1), "meta".into(), 0));
     }
     let [even_frozen, odd_frozen] = submitted;
     checkpointer.handle().submit(0, even_frozen);

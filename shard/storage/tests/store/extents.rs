@@ -176,7 +176,7 @@ fn a_shard_reads_within_its_range() {
     let range = KeyRange::new("b", Some("d".into()));
     let mut shard = store.create_shard(GroupId(1), range.clone(), Bytes::new());
     shard.apply(vec![put("b", "1"), put("c", "2")]);
-    store.checkpoint(&[shard.freeze((1, 1), Bytes::new())]).unwrap();
+    store.checkpoint(&[shard.freeze((1, 1), Bytes::new(), 0)]).unwrap();
     assert_eq!(shard.view().count(&KeyRange::whole()).unwrap(), 2);
     assert_eq!(shard.view().count(&KeyRange::new("x", None)).unwrap(), 0);
     drop((store, shard));

@@ -166,7 +166,7 @@ fn a_damaged_row_is_an_error_that_names_it_and_nothing_else_is_harmed() {
     // A rewrite of the whole table moves the damage along; it does not make it look sound.
     let others = (43..200).map(|row| put(format!("key-{row:03}"), "new"));
     modelled.shard.apply(others.collect());
-    store.checkpoint(&[modelled.shard.freeze((9, 9), Bytes::new())]).unwrap();
+    store.checkpoint(&[modelled.shard.freeze((9, 9), Bytes::new(), 0)]).unwrap();
     match modelled.shard.view().get(b"key-042").unwrap_err() {
         StoreError::Corrupt { table: found, .. } => assert_ne!(found, table, "it was rewritten"),
         other => panic!("{other}"),
@@ -175,7 +175,7 @@ fn a_damaged_row_is_an_error_that_names_it_and_nothing_else_is_harmed() {
     modelled.shard.apply(vec![put("key-042", "healed")]);
     assert_eq!(modelled.shard.view().get(b"key-042").unwrap().unwrap().value, "healed");
     assert!(modelled.shard.view().count(&KeyRange::whole()).is_err());
-    store.checkpoint(&[modelled.shard.freeze((10, 9), Bytes::new())]).unwrap();
+    store.checkpoint(&[modelled.shard.freeze((10, 9), Bytes::new(), 0)]).unwrap();
     assert_eq!(modelled.shard.view().count(&KeyRange::whole()).unwrap(), 200);
 }
 
@@ -187,7 +187,7 @@ fn a_damaged_record_costs_its_shard_and_no_table_is_dropped() {
     for group in 1..=3 {
         let mut modelled = Modelled::create(&store, flotilla_storage::GroupId(group));
         modelled.apply(Command::Changes(vec![put("key", "value")]));
-        frozen.push(modelled.shard.freeze((1, 1), format!("meta of {group}").into()));
+        frozen.push(modelled.shard.freeze((1, 1), format!("meta of {group}").into(), 0));
     }
     store.checkpoint(&frozen).unwrap();
     drop((store, frozen));

@@ -19,7 +19,7 @@ fn a_store_is_created_and_found_again() {
     let store = open(&path).unwrap();
     let mut shard = store.create_shard(GroupId(1), KeyRange::whole(), Bytes::new());
     shard.apply(vec![put("key", "value")]);
-    store.checkpoint(&[shard.freeze((3, 2), "meta".into())]).unwrap();
+    store.checkpoint(&[shard.freeze((3, 2), "meta".into(), 0)]).unwrap();
     drop((store, shard));
 
     let (store, states) = Store::open(&path, StoreOptions::default(), StoreMetrics::new()).unwrap();

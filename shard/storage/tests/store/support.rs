@@ -106,7 +106,7 @@ impl Modelled {
 
     pub fn freeze(&mut self) -> Frozen {
         let meta = Bytes::from(format!("meta {}", self.log.len()));
-        self.shard.freeze(self.applied(), meta)
+        self.shard.freeze(self.applied(), meta, 0)
     }
 
     /// Opens the shard again from what the store has of it, and replays the rest of the log.

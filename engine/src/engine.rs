@@ -22,7 +22,7 @@ use crate::scan::Scan;
 use crate::status::Status;
 use bytes::Bytes;
 use flotilla_router::Router;
-use flotilla_shard::{Answer, Condition, KeyRange, NodeId, Operation, Write, WriteOutcome};
+use flotilla_shard::{Answer, Condition, Expiry, KeyRange, NodeId, Operation, Write, WriteOutcome};
 use prometheus::Registry;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
@@ -233,7 +233,7 @@ impl Engine {
             PutCondition::IfAbsent => Condition::IfAbsent,
             PutCondition::IfPresent => Condition::IfPresent,
         };
-        let write = Write::Put { key, value, condition, return_previous: false };
+        let write = Write::Put { key, value, condition, return_previous: false, expiry: Expiry::Never };
         match self.change(write, options.timeout).await? {
             WriteOutcome::Put { version, written, .. } => Ok(written.then_some(Version(version))),
             other => unexpected(&other),
@@ -293,7 +293,7 @@ impl Engine {
         if let Some(value) = &new {
             self.check_value(value)?;
         }
-        let write = Write::CompareAndSwap { key, expect: expect.to_shard(), new };
+        let write = Write::CompareAndSwap { key, expect: expect.to_shard(), new, expiry: Expiry::Never };
         match self.change(write, None).await? {
             WriteOutcome::Swap { swapped: true, version, .. } => {
                 Ok(Cas::Swapped { version: Version(version) })
@@ -336,8 +336,8 @@ impl Engine {
                 self.check_value(value)?;
             }
         }
-        match self.change(Write::Batch { changes: batch.changes }, None).await? {
-            WriteOutcome::Batch { version } => Ok(Version(version)),
+        match self.change(Write::Batch { changes: batch.changes, if_all_absent: false }, None).await? {
+            WriteOutcome::Batch { version, .. } => Ok(Version(version)),
             other => unexpected(&other),
         }
     }

@@ -99,7 +99,7 @@ fn give_birth(
         if recovery.groups.contains_key(&group) {
             continue;
         }
-        let meta = ShardMeta { descriptor, stamp_ms: 0, released: 0 }.encode();
+        let meta = ShardMeta::new(descriptor).encode();
         let born = RecoveredGroup { birth: meta.clone(), ..RecoveredGroup::default() };
         recovery.groups.insert(group, born);
         writes.push(Write { group, ticket: 0, change: Change::Birth { meta } });
@@ -113,7 +113,7 @@ fn give_birth(
 /// promised is forgotten, so it must not promise anything again, now or after a restart.
 fn suspect(journal: &mut Journal, descriptor: &Descriptor) -> Result<RecoveredGroup, Error> {
     let group = descriptor.group;
-    let meta = ShardMeta { descriptor: descriptor.clone(), stamp_ms: 0, released: 0 }.encode();
+    let meta = ShardMeta::new(descriptor.clone()).encode();
     let birth = Write { group, ticket: 0, change: Change::Birth { meta: meta.clone() } };
     let suspect = Write { group, ticket: 0, change: Change::Suspect };
     let failed = |error: flotilla_storage::journal::JournalError| Error::Storage(error.to_string());
@@ -135,7 +135,7 @@ fn replica(
     let meta = match &state {
         Some(state) => ShardMeta::decode(state.meta.clone())
             .map_err(|error| corrupt(format!("its record in the store: {error}")))?,
-        None => ShardMeta { descriptor: born.clone(), stamp_ms: 0, released: 0 },
+        None => ShardMeta::new(born.clone()),
     };
     let applied = state.as_ref().map_or(Position::default(), |state| position(state.applied));
     let range = meta.descriptor.range.clone();

@@ -22,10 +22,18 @@ pub(crate) enum Kind {
     Append,
     Batch,
     DeleteRange,
+    AddFloat,
+    SetRange,
+    Expire,
+    Take,
+    Rename,
+    Copy,
+    Atomic,
+    Reap,
 }
 
 impl Kind {
-    const NAMES: [&'static str; 11] = [
+    const NAMES: [&'static str; 19] = [
         "get",
         "get_many",
         "page",
@@ -37,6 +45,14 @@ impl Kind {
         "append",
         "batch",
         "delete_range",
+        "add_float",
+        "set_range",
+        "expire",
+        "take",
+        "rename",
+        "copy",
+        "atomic",
+        "reap",
     ];
 
     pub(crate) fn of(operation: &Operation) -> Kind {
@@ -52,6 +68,14 @@ impl Kind {
             Operation::Write(Write::Append { .. }) => Kind::Append,
             Operation::Write(Write::Batch { .. }) => Kind::Batch,
             Operation::Write(Write::DeleteRange { .. }) => Kind::DeleteRange,
+            Operation::Write(Write::AddFloat { .. }) => Kind::AddFloat,
+            Operation::Write(Write::SetRange { .. }) => Kind::SetRange,
+            Operation::Write(Write::Expire { .. }) => Kind::Expire,
+            Operation::Write(Write::Take { .. }) => Kind::Take,
+            Operation::Write(Write::Rename { .. }) => Kind::Rename,
+            Operation::Write(Write::Copy { .. }) => Kind::Copy,
+            Operation::Write(Write::Atomic { .. }) => Kind::Atomic,
+            Operation::Write(Write::Reap { .. }) => Kind::Reap,
         }
     }
 }

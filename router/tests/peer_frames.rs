@@ -66,7 +66,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         (data(), any::<i64>()).prop_map(|(key, delta)| Operation::Write(Write::Add { key, delta })),
         vec((data(), data()), 0..4).prop_map(|pairs| {
             let put = |(key, value)| BatchChange::Put { key, value };
-            Operation::Write(Write::Batch { changes: pairs.into_iter().map(put).collect() })
+            Operation::Write(Write::Batch {
+                changes: pairs.into_iter().map(put).collect(),
+                if_all_absent: false,
+            })
         }),
         (any::<u32>(), any::<bool>()).prop_map(|(rows_max, reverse)| Operation::Page {
             range: KeyRange::whole(),
@@ -79,7 +82,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn result() -> impl Strategy<Value = Result<Answer, Refusal>> {
-    let entry = (data(), any::<u64>()).prop_map(|(value, version)| Entry { value, version });
+    let entry = (data(), any::<u64>()).prop_map(|(value, version)| Entry { value, version, expires_at_ms: version.checked_sub(1 << 40) });
     let descriptor = (any::<u64>(), any::<u64>()).prop_map(|(group, version)| Descriptor {
         group: GroupId(group),
         range: KeyRange::new("a", Some(Bytes::from("b"))),
@@ -90,7 +93,7 @@ fn result() -> impl Strategy<Value = Result<Answer, Refusal>> {
         vec(proptest::option::of(entry.clone()), 0..4)
             .prop_map(|entries| { Ok(Answer::Values(entries)) }),
         vec((data(), entry), 0..4).prop_map(|rows| Ok(Answer::Page { rows, rest: None })),
-        any::<u64>().prop_map(|version| Ok(Answer::Written(WriteOutcome::Batch { version }))),
+        any::<u64>().prop_map(|version| Ok(Answer::Written(WriteOutcome::Batch { version, written: true }))),
         vec(descriptor, 0..3).prop_map(|descriptors| Err(Refusal::EpochMismatch { descriptors })),
         any::<bool>().prop_map(|maybe_committed| Err(Refusal::Timeout { maybe_committed })),
         "[a-z]{0,20}".prop_map(|text| Err(Refusal::Storage(text))),

@@ -151,6 +151,7 @@ impl Applying {
                 self.done(position, None);
                 Step::Released
             }
+            Applied::Ceiling(_) => self.done(position, None),
             Applied::Missing(keys) => self.park(machine, keys),
         }
     }

@@ -8,18 +8,28 @@
 //!
 //! * The first byte of a command is the format version; a replica that does not know it stops
 //!   rather than guesses.
-//! * A command never says "now": time is the leader's stamp.
+//! * A command never says "now": time is the leader's stamp. A row whose expiry is not after the
+//!   stamp is absent for the command.
 //!
 //! What is absent: how changes are applied (`machine`), and limits on sizes (the door checks them).
+
+mod outcome;
+mod properties;
+mod wire;
+
+pub use outcome::{CommandFailure, StepOutcome, WriteOutcome};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use bytes::{Bytes, BytesMut};
 use flotilla_storage::KeyRange;
 
-/// The format that [`Command::encode`] writes.
-pub const COMMAND_VERSION: u8 = 1;
+/// The format that [`Command::encode`] writes. [`Command::decode`] reads this and version 1.
+pub const COMMAND_VERSION: u8 = 2;
 
-/// Who asked for a write, so that a later exactly-once table can recognize a retry.
+/// The first format: its origins were never looked at.
+const COMMAND_VERSION_WITHOUT_SESSIONS: u8 = 1;
+
+/// Who asked for a write, so that a retry is recognized and applied once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// A router's lane in one boot of a node, drawn at random. 0: no session.
@@ -39,6 +49,67 @@ pub struct Entry {
     pub value: Bytes,
     /// From the shard's counter, which only grows.
     pub version: u64,
+    /// When the key goes away, milliseconds since the Unix epoch; `None`: never.
+    pub expires_at_ms: Option<u64>,
+}
+
+impl Entry {
+    /// Appends the bytes of an entry, or of none, to `out`.
+    pub(crate) fn encode(entry: Option<&Entry>, out: &mut Writer<'_>) {
+        match entry {
+            None => out.u8(0),
+            Some(entry) => {
+                out.u8(if entry.expires_at_ms.is_some() { 2 } else { 1 });
+                if let Some(expires_at_ms) = entry.expires_at_ms {
+                    out.u64(expires_at_ms);
+                }
+                out.u64(entry.version);
+                out.bytes(&entry.value);
+            }
+        }
+    }
+
+    /// Reads what [`Entry::encode`] wrote.
+    pub(crate) fn decode(input: &mut Reader) -> Result<Option<Entry>, DecodeError> {
+        let expires_at_ms = match input.u8()? {
+            0 => return Ok(None),
+            1 => None,
+            2 => Some(input.u64()?),
+            _ => return Err(DecodeError("unknown kind of entry")),
+        };
+        let version = input.u64()?;
+        Ok(Some(Entry { value: input.bytes()?, version, expires_at_ms }))
+    }
+}
+
+/// What becomes of a key's expiry. An expiry that is not after the command's stamp removes the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// It stays as it is.
+    Keep,
+    /// The key does not expire (any more).
+    Never,
+    /// At this time, milliseconds since the Unix epoch.
+    At(u64),
+    /// This many milliseconds after the command's stamp.
+    After(u64),
+}
+
+/// When an expiry is set. A key without expiry counts as one that expires at infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpireCondition {
+    /// Always.
+    Always,
+    /// Only when the key does not expire yet.
+    IfNone,
+    /// Only when the key expires already.
+    IfSome,
+    /// Only when the new expiry is later.
+    IfGreater,
+    /// Only when the new expiry is earlier.
+    IfLess,
+    /// Only when the key expires already and the new expiry is earlier.
+    IfSomeAndLess,
 }
 
 /// When a put takes effect.
@@ -102,6 +173,8 @@ pub enum Write {
         condition: Condition,
         /// Whether the outcome carries the value that was there before.
         return_previous: bool,
+        /// What becomes of the key's expiry.
+        expiry: Expiry,
     },
     /// Removes keys and counts those that existed.
     Delete {
@@ -116,25 +189,94 @@ pub enum Write {
         expect: Expect,
         /// The new value; `None` removes the key.
         new: Option<Bytes>,
+        /// What becomes of the key's expiry.
+        expiry: Expiry,
     },
-    /// Adds to a decimal integer; an absent key counts as 0.
+    /// Adds to a decimal integer and keeps the expiry; an absent key counts as 0.
     Add {
         /// Where.
         key: Bytes,
         /// How much, may be negative.
         delta: i64,
     },
-    /// Appends to a value; an absent key counts as empty.
+    /// Adds to a decimal number and keeps the expiry; an absent key counts as 0.
+    AddFloat {
+        /// Where.
+        key: Bytes,
+        /// How much, in decimal.
+        delta: Bytes,
+    },
+    /// Appends to a value and keeps the expiry; an absent key counts as empty.
     Append {
         /// Where.
         key: Bytes,
         /// What to append.
         value: Bytes,
     },
-    /// Several changes at once, all or none, in order.
+    /// Overwrites a part of a value and keeps the expiry; an absent key counts as empty, and what
+    /// lies between the end of a short value and the offset becomes zero bytes. Writing no bytes
+    /// changes nothing.
+    SetRange {
+        /// Where.
+        key: Bytes,
+        /// From which byte on.
+        offset: u64,
+        /// What to write there.
+        value: Bytes,
+    },
+    /// Sets or takes away the expiry of a key that holds something.
+    Expire {
+        /// Which.
+        key: Bytes,
+        /// The new expiry.
+        expiry: Expiry,
+        /// When; [`Expiry::Never`] and [`Expiry::Keep`] have no condition.
+        condition: ExpireCondition,
+        /// Whether the outcome carries what is there.
+        return_value: bool,
+    },
+    /// Removes a key and returns what it held.
+    Take {
+        /// Which.
+        key: Bytes,
+    },
+    /// Moves a value, with its expiry, to another key.
+    Rename {
+        /// From here; fails when it holds nothing.
+        from: Bytes,
+        /// To there.
+        to: Bytes,
+        /// Only when the new key holds nothing.
+        only_if_absent: bool,
+    },
+    /// Copies a value, with its expiry, to another key.
+    Copy {
+        /// From here; nothing happens when it holds nothing.
+        from: Bytes,
+        /// To there.
+        to: Bytes,
+        /// Even when the new key holds something.
+        replace: bool,
+    },
+    /// Several changes at once, all or none, in order. Puts of a batch do not expire.
     Batch {
         /// The changes.
         changes: Vec<BatchChange>,
+        /// Only when none of the keys holds anything.
+        if_all_absent: bool,
+    },
+    /// Several writes and reads at once, in order, if all guards hold. Each sees what those before
+    /// it did; one that fails fails alone.
+    Atomic {
+        /// What must be as it was.
+        guards: Vec<Guard>,
+        /// What to do.
+        steps: Vec<Step>,
+    },
+    /// Removes those of the keys that have expired. Changes nothing that a reader could see.
+    Reap {
+        /// Which to look at.
+        keys: Vec<Bytes>,
     },
     /// Removes every key of a range that the shard holds.
     DeleteRange {
@@ -143,263 +285,25 @@ pub enum Write {
     },
 }
 
-/// Why a command that was committed changed nothing. Deterministic: every replica agrees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandFailure {
-    /// [`Write::Add`] met bytes that are no decimal 64-bit integer.
-    #[error("value is not an integer or out of range")]
-    NotAnInteger,
-    /// [`Write::Add`] would leave the 64-bit range.
-    #[error("increment or decrement would overflow")]
-    Overflow,
-    /// [`Write::Append`] would exceed the limit on values.
-    #[error("the value would exceed the maximum allowed size")]
-    TooLarge,
-    /// A key does not belong to the shard (any more).
-    #[error("a key lies outside the shard")]
-    OutOfRange,
-}
-
-/// What a write did.
+/// A key that must be as it was when somebody looked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// Of [`Write::Put`].
-    Put {
-        /// The version now current for the key, 0 when nothing was written and nothing is there.
-        version: u64,
-        /// Whether the condition held.
-        written: bool,
-        /// What was there before, if asked for.
-        previous: Option<Entry>,
-    },
-    /// Of [`Write::Delete`].
-    Deleted {
-        /// The version of the deletion.
-        version: u64,
-        /// How many of the keys existed.
-        count: u64,
-    },
-    /// Of [`Write::CompareAndSwap`].
-    Swap {
-        /// The version of the swap; meaningful only when swapped.
-        version: u64,
-        /// Whether the expectation held.
-        swapped: bool,
-        /// When it did not hold: what is there instead.
-        current: Option<Entry>,
-    },
-    /// Of [`Write::Add`]: the sum.
-    Number(i64),
-    /// Of [`Write::Append`]: the new length in bytes.
-    Length(u64),
-    /// Of [`Write::Batch`].
-    Batch {
-        /// The version of all its changes.
-        version: u64,
-    },
-    /// Of [`Write::DeleteRange`].
-    RangeDeleted {
-        /// The version of the deletion.
-        version: u64,
-    },
-    /// Nothing was changed.
-    Failed(CommandFailure),
+pub struct Guard {
+    /// Which.
+    pub key: Bytes,
+    /// The version that it must still have; 0: it must still hold nothing.
+    pub version: u64,
 }
 
-impl Write {
-    /// True when applying must know what the key holds at present.
-    pub fn needs_previous(&self) -> bool {
-        match self {
-            Write::Put { condition, return_previous, .. } => {
-                *condition != Condition::Always || *return_previous
-            }
-            Write::Delete { .. }
-            | Write::CompareAndSwap { .. }
-            | Write::Add { .. }
-            | Write::Append { .. } => true,
-            Write::Batch { .. } | Write::DeleteRange { .. } => false,
-        }
-    }
-
-    /// True if `outcome` is of the kind that this write ends in.
-    pub fn is_answered_by(&self, outcome: &WriteOutcome) -> bool {
-        matches!(
-            (self, outcome),
-            (_, WriteOutcome::Failed(_))
-                | (Write::Put { .. }, WriteOutcome::Put { .. })
-                | (Write::Delete { .. }, WriteOutcome::Deleted { .. })
-                | (Write::CompareAndSwap { .. }, WriteOutcome::Swap { .. })
-                | (Write::Add { .. }, WriteOutcome::Number(_))
-                | (Write::Append { .. }, WriteOutcome::Length(_))
-                | (Write::Batch { .. }, WriteOutcome::Batch { .. })
-                | (Write::DeleteRange { .. }, WriteOutcome::RangeDeleted { .. })
-        )
-    }
-
-    /// Visits the single keys that the write touches; a range delete has none.
-    pub fn for_each_key(&self, mut visit: impl FnMut(&Bytes)) {
-        match self {
-            Write::Put { key, .. }
-            | Write::CompareAndSwap { key, .. }
-            | Write::Add { key, .. }
-            | Write::Append { key, .. } => visit(key),
-            Write::Delete { keys } => keys.iter().for_each(visit),
-            Write::Batch { changes } => changes.iter().for_each(|change| visit(change.key())),
-            Write::DeleteRange { .. } => {}
-        }
-    }
-
-    /// Bytes of keys and values, for budgets.
-    pub fn payload_bytes(&self) -> u64 {
-        let bytes = match self {
-            Write::Put { key, value, .. } | Write::Append { key, value } => key.len() + value.len(),
-            Write::Delete { keys } => keys.iter().map(Bytes::len).sum(),
-            Write::CompareAndSwap { key, expect, new } => {
-                let expected = if let Expect::Value(value) = expect { value.len() } else { 0 };
-                key.len() + expected + new.as_ref().map_or(0, Bytes::len)
-            }
-            Write::Add { key, .. } => key.len() + 8,
-            Write::Batch { changes } => changes
-                .iter()
-                .map(|change| match change {
-                    BatchChange::Put { key, value } => key.len() + value.len(),
-                    BatchChange::Delete { key } => key.len(),
-                })
-                .sum(),
-            Write::DeleteRange { range } => {
-                range.start.len() + range.end.as_ref().map_or(0, Bytes::len)
-            }
-        };
-        bytes as u64
-    }
-
-    /// Appends the write's bytes to `out`.
-    pub fn encode(&self, out: &mut Writer<'_>) {
-        match self {
-            Write::Put { key, value, condition, return_previous } => {
-                out.u8(1);
-                out.u8(match condition {
-                    Condition::Always => 0,
-                    Condition::IfAbsent => 1,
-                    Condition::IfPresent => 2,
-                });
-                out.bool(*return_previous);
-                out.bytes(key);
-                out.bytes(value);
-            }
-            Write::Delete { keys } => {
-                out.u8(2);
-                out.u32(keys.len() as u32);
-                keys.iter().for_each(|key| out.bytes(key));
-            }
-            Write::CompareAndSwap { key, expect, new } => {
-                out.u8(3);
-                out.bytes(key);
-                match expect {
-                    Expect::Absent => out.u8(0),
-                    Expect::Value(value) => {
-                        out.u8(1);
-                        out.bytes(value);
-                    }
-                    Expect::Version(version) => {
-                        out.u8(2);
-                        out.u64(*version);
-                    }
-                }
-                out.bool(new.is_some());
-                if let Some(new) = new {
-                    out.bytes(new);
-                }
-            }
-            Write::Add { key, delta } => {
-                out.u8(4);
-                out.bytes(key);
-                out.i64(*delta);
-            }
-            Write::Append { key, value } => {
-                out.u8(5);
-                out.bytes(key);
-                out.bytes(value);
-            }
-            Write::Batch { changes } => {
-                out.u8(6);
-                out.u32(changes.len() as u32);
-                for change in changes {
-                    match change {
-                        BatchChange::Put { key, value } => {
-                            out.u8(1);
-                            out.bytes(key);
-                            out.bytes(value);
-                        }
-                        BatchChange::Delete { key } => {
-                            out.u8(2);
-                            out.bytes(key);
-                        }
-                    }
-                }
-            }
-            Write::DeleteRange { range } => {
-                out.u8(7);
-                out.range(range);
-            }
-        }
-    }
-
-    /// Reads what [`Write::encode`] wrote.
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError`] when bytes are missing or make no sense.
-    pub fn decode(input: &mut Reader) -> Result<Write, DecodeError> {
-        Ok(match input.u8()? {
-            1 => {
-                let condition = match input.u8()? {
-                    0 => Condition::Always,
-                    1 => Condition::IfAbsent,
-                    2 => Condition::IfPresent,
-                    _ => return Err(DecodeError("unknown condition of a put")),
-                };
-                let return_previous = input.bool()?;
-                let (key, value) = (input.bytes()?, input.bytes()?);
-                Write::Put { key, value, condition, return_previous }
-            }
-            2 => {
-                let count = input.count(4)?;
-                let mut keys = Vec::with_capacity(count);
-                for _ in 0..count {
-                    keys.push(input.bytes()?);
-                }
-                Write::Delete { keys }
-            }
-            3 => {
-                let key = input.bytes()?;
-                let expect = match input.u8()? {
-                    0 => Expect::Absent,
-                    1 => Expect::Value(input.bytes()?),
-                    2 => Expect::Version(input.u64()?),
-                    _ => return Err(DecodeError("unknown expectation of a compare-and-swap")),
-                };
-                let new = if input.bool()? { Some(input.bytes()?) } else { None };
-                Write::CompareAndSwap { key, expect, new }
-            }
-            4 => Write::Add { key: input.bytes()?, delta: input.i64()? },
-            5 => Write::Append { key: input.bytes()?, value: input.bytes()? },
-            6 => {
-                let count = input.count(5)?;
-                let mut changes = Vec::with_capacity(count);
-                for _ in 0..count {
-                    changes.push(match input.u8()? {
-                        1 => BatchChange::Put { key: input.bytes()?, value: input.bytes()? },
-                        2 => BatchChange::Delete { key: input.bytes()? },
-                        _ => return Err(DecodeError("unknown change in a batch")),
-                    });
-                }
-                Write::Batch { changes }
-            }
-            7 => Write::DeleteRange { range: input.range()? },
-            _ => return Err(DecodeError("unknown kind of write")),
-        })
-    }
+/// One step of [`Write::Atomic`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Any write but [`Write::Atomic`] and [`Write::DeleteRange`].
+    Write(Write),
+    /// Reads a value.
+    Get {
+        /// Of this key.
+        key: Bytes,
+    },
 }
 
 /// What a log entry does to a shard.
@@ -408,10 +312,17 @@ pub enum Change {
     /// A client's change.
     Write(Write),
     /// Every voter holds the log through this index and the leader has a checkpoint beyond it:
-    /// replicas may forget the entries that their own checkpoints cover.
+    /// replicas may forget the entries that their own checkpoints cover. Found in logs of older
+    /// releases; replicas decide for themselves now.
     ReleaseLog {
         /// The last index that may be forgotten.
         through: u64,
+    },
+    /// The leader reads by its clock up to this moment, while there are keys that expire: a later
+    /// leader must not read, or take a command, at an earlier one.
+    Ceiling {
+        /// Milliseconds since the Unix epoch.
+        ms: u64,
     },
 }
 
@@ -452,15 +363,18 @@ impl Command {
             Change::Write(write) => {
                 Command::encode_write(&self.origin, self.stamp_ms, self.value_bytes_max, write)
             }
-            Change::ReleaseLog { through } => {
-                let mut buffer = BytesMut::with_capacity(64);
-                let mut out = Writer::new(&mut buffer);
-                encode_header(&self.origin, self.stamp_ms, self.value_bytes_max, &mut out);
-                out.u8(RELEASE_LOG);
-                out.u64(*through);
-                buffer.freeze()
-            }
+            Change::ReleaseLog { through } => self.encode_number(RELEASE_LOG, *through),
+            Change::Ceiling { ms } => self.encode_number(CEILING, *ms),
         }
+    }
+
+    fn encode_number(&self, kind: u8, number: u64) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(64);
+        let mut out = Writer::new(&mut buffer);
+        encode_header(&self.origin, self.stamp_ms, self.value_bytes_max, &mut out);
+        out.u8(kind);
+        out.u64(number);
+        buffer.freeze()
     }
 
     /// Reads what [`Command::encode`] wrote; keys and values stay slices of `payload`.
@@ -470,22 +384,32 @@ impl Command {
     /// [`DecodeError`] when bytes are missing, left over, or of an unknown version.
     pub fn decode(payload: Bytes) -> Result<Command, DecodeError> {
         let mut input = Reader::new(payload);
-        if input.u8()? != COMMAND_VERSION {
+        let version = input.u8()?;
+        if version != COMMAND_VERSION && version != COMMAND_VERSION_WITHOUT_SESSIONS {
             return Err(DecodeError("a command of an unknown version: a newer release wrote it"));
         }
-        let origin = Origin {
+        let mut origin = Origin {
             session: input.u64()?,
             session_born_ms: input.u64()?,
             sequence: input.u64()?,
             lowest_unacknowledged: input.u64()?,
         };
+        if version == COMMAND_VERSION_WITHOUT_SESSIONS {
+            // Whoever applied it before did so without looking; applied again it must do the same.
+            origin = Origin::default();
+        }
         let stamp_ms = input.u64()?;
         let value_bytes_max = input.u64()?;
-        let change = if input.peek() == Some(RELEASE_LOG) {
-            input.u8()?;
-            Change::ReleaseLog { through: input.u64()? }
-        } else {
-            Change::Write(Write::decode(&mut input)?)
+        let change = match input.peek() {
+            Some(RELEASE_LOG) => {
+                input.u8()?;
+                Change::ReleaseLog { through: input.u64()? }
+            }
+            Some(CEILING) => {
+                input.u8()?;
+                Change::Ceiling { ms: input.u64()? }
+            }
+            _ => Change::Write(Write::decode(&mut input)?),
         };
         input.finish()?;
         Ok(Command { origin, stamp_ms, value_bytes_max, change })
@@ -494,6 +418,7 @@ impl Command {
 
 /// Kinds from here on are not client writes.
 const RELEASE_LOG: u8 = 128;
+const CEILING: u8 = 129;
 
 fn encode_header(origin: &Origin, stamp_ms: u64, value_bytes_max: u64, out: &mut Writer<'_>) {
     out.u8(COMMAND_VERSION);

@@ -26,13 +26,15 @@ mod reads;
 pub mod replica;
 pub mod request;
 mod serve;
+pub mod sessions;
 pub mod snapshot;
 pub mod status;
 
 pub use budget::{Account, Budget, Part, Permit};
 pub use codec::{DecodeError, Reader, Writer};
 pub use command::{
-    BatchChange, Command, CommandFailure, Condition, Entry, Expect, Origin, Write, WriteOutcome,
+    BatchChange, Command, CommandFailure, Condition, Entry, Expect, ExpireCondition, Expiry, Guard,
+    Origin, Step, StepOutcome, Write, WriteOutcome,
 };
 pub use descriptor::{Descriptor, Epoch, NodeId, ReplicaDescriptor};
 pub use flotilla_raft as raft;

@@ -13,11 +13,15 @@
 //!
 //! What is absent: Raft, and answers to clients (`replica` matches outcomes to callers).
 
-use crate::codec::{DecodeError, Reader, Writer};
+mod meta;
+
+pub use meta::ShardMeta;
+
 use crate::command::{
     BatchChange, Change, Command, CommandFailure, Condition, Entry, Expect, Write, WriteOutcome,
 };
 use crate::descriptor::Descriptor;
+use crate::sessions::SessionTable;
 use bytes::{Bytes, BytesMut};
 use flotilla_storage::KeyRange;
 use flotilla_storage::store::{Lookup, Row, RowChange, Shard};
@@ -33,50 +37,10 @@ pub enum Applied {
     Outcome(WriteOutcome),
     /// The log may be forgotten through this index, as far as others are concerned.
     Released(u64),
+    /// Reads may go by the leader's clock up to this moment.
+    Ceiling(u64),
     /// Nothing was changed: the present rows of these keys must be read first.
     Missing(Vec<Bytes>),
-}
-
-/// What a checkpoint keeps about a shard beside its rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardMeta {
-    /// The shard as it described itself.
-    pub descriptor: Descriptor,
-    /// The stamp of the last applied command.
-    pub stamp_ms: u64,
-    /// The log may be forgotten through this index.
-    pub released: u64,
-}
-
-const META_VERSION: u8 = 1;
-
-impl ShardMeta {
-    /// The bytes that a checkpoint keeps.
-    pub fn encode(&self) -> Bytes {
-        let mut buffer = BytesMut::new();
-        let mut out = Writer::new(&mut buffer);
-        out.u8(META_VERSION);
-        out.u64(self.stamp_ms);
-        out.u64(self.released);
-        self.descriptor.encode(&mut out);
-        buffer.freeze()
-    }
-
-    /// Reads what [`ShardMeta::encode`] wrote.
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError`] when bytes are missing, left over, or of an unknown version.
-    pub fn decode(bytes: Bytes) -> Result<ShardMeta, DecodeError> {
-        let mut input = Reader::new(bytes);
-        if input.u8()? != META_VERSION {
-            return Err(DecodeError("a shard record of an unknown version"));
-        }
-        let (stamp_ms, released) = (input.u64()?, input.u64()?);
-        let descriptor = Descriptor::decode(&mut input)?;
-        input.finish()?;
-        Ok(ShardMeta { descriptor, stamp_ms, released })
-    }
 }
 
 /// The rows of one shard and what describes them.
@@ -85,13 +49,17 @@ pub struct Machine {
     shard: Shard,
     stamp_ms: u64,
     released: u64,
+    ceiling_ms: u64,
+    expiring_until_ms: u64,
+    sessions: SessionTable,
 }
 
 impl Machine {
     /// A machine over rows that were opened or born at `meta`.
     pub fn new(meta: ShardMeta, shard: Shard) -> Machine {
-        let ShardMeta { descriptor, stamp_ms, released } = meta;
-        Machine { descriptor, shard, stamp_ms, released }
+        let ShardMeta { descriptor, stamp_ms, released, ceiling_ms, expiring_until_ms, sessions } =
+            meta;
+        Machine { descriptor, shard, stamp_ms, released, ceiling_ms, expiring_until_ms, sessions }
     }
 
     /// The shard as it is after everything applied so far.
@@ -125,7 +93,34 @@ impl Machine {
             descriptor: self.descriptor.clone(),
             stamp_ms: self.stamp_ms,
             released: self.released,
+            ceiling_ms: self.ceiling_ms,
+            expiring_until_ms: self.expiring_until_ms,
+            sessions: self.sessions.clone(),
         }
+    }
+
+    /// No command may be stamped, and no read served, at an earlier time than this: an earlier
+    /// leader may have read up to there. Milliseconds since the Unix epoch.
+    pub fn clock_floor_ms(&self) -> u64 {
+        self.stamp_ms.max(self.ceiling_ms)
+    }
+
+    /// The time at which a read sees rows that expire, for a replica whose clock says `wall_ms`:
+    /// never before the last command, never beyond the ceiling.
+    pub fn read_time_ms(&self, wall_ms: u64) -> u64 {
+        self.stamp_ms.max(wall_ms.min(self.ceiling_ms))
+    }
+
+    /// True while a row may expire later than the clock floor: reads need a ceiling ahead of the
+    /// leader's clock. May be true without such a row.
+    pub fn has_expiring(&self) -> bool {
+        self.expiring_until_ms > self.clock_floor_ms()
+    }
+
+    /// True if rows may lie here that have expired or will: somebody should look for those to
+    /// reap. May be true without such a row.
+    pub fn may_hold_expired(&self) -> bool {
+        self.expiring_until_ms > 0
     }
 
     /// Applies one committed command. `fetched` holds rows from below the memtables, read after
@@ -135,6 +130,10 @@ impl Machine {
             Change::ReleaseLog { through } => {
                 self.released = self.released.max(*through);
                 Applied::Released(self.released)
+            }
+            Change::Ceiling { ms } => {
+                self.ceiling_ms = self.ceiling_ms.max(*ms);
+                Applied::Ceiling(self.ceiling_ms)
             }
             Change::Write(write) => self.write(write, command.value_bytes_max, fetched),
         };
@@ -151,11 +150,13 @@ impl Machine {
             return Applied::Outcome(WriteOutcome::Failed(CommandFailure::OutOfRange));
         }
         match write {
-            Write::Put { key, value, condition: Condition::Always, return_previous: false } => {
+            Write::Put {
+                key, value, condition: Condition::Always, return_previous: false, ..
+            } => {
                 let version = self.put(key, value.clone());
                 Applied::Outcome(WriteOutcome::Put { version, written: true, previous: None })
             }
-            Write::Put { key, value, condition, return_previous } => {
+            Write::Put { key, value, condition, return_previous, .. } => {
                 let previous = match self.present(key, fetched) {
                     Ok(row) => row,
                     Err(missing) => return missing,
@@ -174,7 +175,7 @@ impl Machine {
                 Applied::Outcome(WriteOutcome::Put { version, written, previous })
             }
             Write::Delete { keys } => self.delete(keys, fetched),
-            Write::CompareAndSwap { key, expect, new } => {
+            Write::CompareAndSwap { key, expect, new, .. } => {
                 let current = match self.present(key, fetched) {
                     Ok(row) => row,
                     Err(missing) => return missing,
@@ -205,7 +206,7 @@ impl Machine {
             }
             Write::Add { key, delta } => self.add(key, *delta, fetched),
             Write::Append { key, value } => self.append(key, value, value_bytes_max, fetched),
-            Write::Batch { changes } => {
+            Write::Batch { changes, .. } => {
                 let changes = changes
                     .iter()
                     .map(|change| match change {
@@ -214,7 +215,7 @@ impl Machine {
                     })
                     .collect();
                 let version = self.shard.apply(changes);
-                Applied::Outcome(WriteOutcome::Batch { version })
+                Applied::Outcome(WriteOutcome::Batch { version, written: true })
             }
             Write::DeleteRange { range } => {
                 let version = match range.clip(&self.descriptor.range) {
@@ -224,6 +225,7 @@ impl Machine {
                 };
                 Applied::Outcome(WriteOutcome::RangeDeleted { version })
             }
+            _ => Applied::Outcome(WriteOutcome::Failed(CommandFailure::OutOfRange)),
         }
     }
 
@@ -308,7 +310,10 @@ impl Machine {
                 None => return Err(Applied::Missing(vec![key.clone()])),
             },
         };
-        Ok(row.map(|row| Entry { value: row.value, version: row.version }))
+        Ok(row.map(|row| {
+            let Row { value, version, expires_at_ms, .. } = row;
+            Entry { value, version, expires_at_ms }
+        }))
     }
 
     /// The part of `range` that this shard holds.

@@ -121,7 +121,7 @@ impl ColdRead {
 }
 
 fn entry(row: Row) -> Entry {
-    Entry { value: row.value, version: row.version }
+    Entry { value: row.value, version: row.version, expires_at_ms: row.expires_at_ms }
 }
 
 fn refusal(error: StoreError) -> Refusal {

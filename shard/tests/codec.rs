@@ -21,7 +21,74 @@ fn range() -> impl Strategy<Value = KeyRange> {
     })
 }
 
+fn expiry() -> impl Strategy<Value = Expiry> {
+    prop_oneof![
+        Just(Expiry::Keep),
+        Just(Expiry::Never),
+        any::<u64>().prop_map(Expiry::At),
+        any::<u64>().prop_map(Expiry::After)
+    ]
+}
+
 fn write() -> impl Strategy<Value = Write> {
+    let step = prop_oneof![
+        simple_write().prop_map(Step::Write),
+        bytes().prop_map(|key| Step::Get { key })
+    ];
+    let guard = (bytes(), any::<u64>()).prop_map(|(key, version)| Guard { key, version });
+    prop_oneof![
+        4 => simple_write(),
+        1 => range().prop_map(|range| Write::DeleteRange { range }),
+        1 => (vec(guard, 0..3), vec(step, 0..5))
+            .prop_map(|(guards, steps)| Write::Atomic { guards, steps }),
+    ]
+}
+
+fn simple_write() -> impl Strategy<Value = Write> {
+    prop_oneof![old_write(), new_write()]
+}
+
+fn new_write() -> impl Strategy<Value = Write> {
+    let condition = prop_oneof![
+        Just(ExpireCondition::Always),
+        Just(ExpireCondition::IfNone),
+        Just(ExpireCondition::IfSome),
+        Just(ExpireCondition::IfGreater),
+        Just(ExpireCondition::IfLess),
+        Just(ExpireCondition::IfSomeAndLess),
+    ];
+    prop_oneof![
+        (bytes(), bytes()).prop_map(|(key, delta)| Write::AddFloat { key, delta }),
+        (bytes(), any::<u64>(), bytes()).prop_map(|(key, offset, value)| Write::SetRange {
+            key,
+            offset,
+            value
+        }),
+        (bytes(), expiry(), condition, any::<bool>()).prop_map(
+            |(key, expiry, condition, return_value)| Write::Expire {
+                key,
+                expiry,
+                condition,
+                return_value
+            }
+        ),
+        bytes().prop_map(|key| Write::Take { key }),
+        (bytes(), bytes(), any::<bool>()).prop_map(|(from, to, only_if_absent)| Write::Rename {
+            from,
+            to,
+            only_if_absent
+        }),
+        (bytes(), bytes(), any::<bool>()).prop_map(|(from, to, replace)| Write::Copy {
+            from,
+            to,
+            replace
+        }),
+        vec(bytes(), 0..5).prop_map(|keys| Write::Reap { keys }),
+    ]
+}
+
+/// Kinds that the first format had, with what was added to them.
+fn old_write() -> impl Strategy<Value = Write> {
     let condition =
         prop_oneof![Just(Condition::Always), Just(Condition::IfAbsent), Just(Condition::IfPresent)];
     let expect = prop_oneof![
@@ -34,21 +101,23 @@ fn write() -> impl Strategy<Value = Write> {
         bytes().prop_map(|key| BatchChange::Delete { key })
     ];
     prop_oneof![
-        (bytes(), bytes(), condition, any::<bool>()).prop_map(
-            |(key, value, condition, return_previous)| Write::Put {
+        (bytes(), bytes(), condition, any::<bool>(), expiry()).prop_map(
+            |(key, value, condition, return_previous, expiry)| Write::Put {
                 key,
                 value,
                 condition,
-                return_previous
+                return_previous,
+                expiry
             }
         ),
         vec(bytes(), 0..5).prop_map(|keys| Write::Delete { keys }),
-        (bytes(), expect, option::of(bytes()))
-            .prop_map(|(key, expect, new)| Write::CompareAndSwap { key, expect, new }),
+        (bytes(), expect, option::of(bytes()), expiry()).prop_map(|(key, expect, new, expiry)| {
+            Write::CompareAndSwap { key, expect, new, expiry }
+        }),
         (bytes(), any::<i64>()).prop_map(|(key, delta)| Write::Add { key, delta }),
         (bytes(), bytes()).prop_map(|(key, value)| Write::Append { key, value }),
-        vec(change, 0..5).prop_map(|changes| Write::Batch { changes }),
-        range().prop_map(|range| Write::DeleteRange { range }),
+        (vec(change, 0..5), any::<bool>())
+            .prop_map(|(changes, if_all_absent)| Write::Batch { changes, if_all_absent }),
     ]
 }
 
@@ -87,17 +156,40 @@ fn descriptor() -> impl Strategy<Value = Descriptor> {
     )
 }
 
-fn result() -> impl Strategy<Value = Result<Answer, Refusal>> {
-    let entry = || {
-        option::of((bytes(), any::<u64>()).prop_map(|(value, version)| Entry { value, version }))
-    };
+fn present() -> impl Strategy<Value = Entry> {
+    (bytes(), any::<u64>(), option::of(any::<u64>()))
+        .prop_map(|(value, version, expires_at_ms)| Entry { value, version, expires_at_ms })
+}
+
+fn entry() -> impl Strategy<Value = Option<Entry>> {
+    option::of(present())
+}
+
+fn outcome() -> impl Strategy<Value = WriteOutcome> {
+    let step = prop_oneof![
+        simple_outcome().prop_map(StepOutcome::Written),
+        entry().prop_map(StepOutcome::Value)
+    ];
+    prop_oneof![
+        4 => simple_outcome(),
+        1 => (any::<u64>(), option::of(vec(step, 0..4)))
+            .prop_map(|(version, outcomes)| WriteOutcome::Atomic { version, outcomes }),
+    ]
+}
+
+fn simple_outcome() -> impl Strategy<Value = WriteOutcome> {
     let failure = prop_oneof![
         Just(CommandFailure::NotAnInteger),
         Just(CommandFailure::Overflow),
         Just(CommandFailure::TooLarge),
-        Just(CommandFailure::OutOfRange)
+        Just(CommandFailure::OutOfRange),
+        Just(CommandFailure::NotAFloat),
+        Just(CommandFailure::NotFinite),
+        Just(CommandFailure::NoSuchKey),
+        Just(CommandFailure::Acknowledged),
+        any::<u64>().prop_map(|watermark_ms| CommandFailure::SessionExpired { watermark_ms }),
     ];
-    let outcome = prop_oneof![
+    prop_oneof![
         (any::<u64>(), any::<bool>(), entry()).prop_map(|(version, written, previous)| {
             WriteOutcome::Put { version, written, previous }
         }),
@@ -107,14 +199,26 @@ fn result() -> impl Strategy<Value = Result<Answer, Refusal>> {
         }),
         any::<i64>().prop_map(WriteOutcome::Number),
         any::<u64>().prop_map(WriteOutcome::Length),
-        any::<u64>().prop_map(|version| WriteOutcome::Batch { version }),
+        any::<(u64, bool)>()
+            .prop_map(|(version, written)| WriteOutcome::Batch { version, written }),
         any::<u64>().prop_map(|version| WriteOutcome::RangeDeleted { version }),
         failure.prop_map(WriteOutcome::Failed),
-    ];
-    let row = (bytes(), bytes(), any::<u64>())
-        .prop_map(|(key, value, version)| (key, Entry { value, version }));
+        bytes().prop_map(WriteOutcome::Float),
+        (any::<u64>(), any::<bool>(), entry()).prop_map(|(version, changed, entry)| {
+            WriteOutcome::Expired { version, changed, entry }
+        }),
+        entry().prop_map(WriteOutcome::Taken),
+        any::<(u64, bool)>()
+            .prop_map(|(version, renamed)| WriteOutcome::Renamed { version, renamed }),
+        any::<(u64, bool)>().prop_map(|(version, copied)| WriteOutcome::Copied { version, copied }),
+        any::<u64>().prop_map(|count| WriteOutcome::Reaped { count }),
+    ]
+}
+
+fn result() -> impl Strategy<Value = Result<Answer, Refusal>> {
+    let row = (bytes(), present());
     let answer = prop_oneof![
-        outcome.prop_map(Answer::Written),
+        outcome().prop_map(Answer::Written),
         entry().prop_map(Answer::Value),
         vec(entry(), 0..4).prop_map(Answer::Values),
         (vec(row, 0..4), option::of(range())).prop_map(|(rows, rest)| Answer::Page { rows, rest }),
@@ -159,9 +263,10 @@ proptest! {
     }
 
     #[test]
-    fn commands_round_trip(write in write(), release in option::of(any::<u64>()), n in any::<u64>()) {
-        let change = match release {
-            Some(through) => Change::ReleaseLog { through },
+    fn commands_round_trip(write in write(), other in option::of(any::<u64>()), n in any::<u64>()) {
+        let change = match other {
+            Some(through) if through % 2 == 0 => Change::ReleaseLog { through },
+            Some(ms) => Change::Ceiling { ms },
             None => Change::Write(write),
         };
         let origin = Origin {

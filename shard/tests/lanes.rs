@@ -99,7 +99,7 @@ fn replica(group: u64, voters: u64, store: &Store) -> ReplicaStart {
         replicas,
     };
     let voters = descriptor.replicas.iter().map(|replica| replica.replica).collect();
-    let meta = ShardMeta { descriptor, stamp_ms: 0, released: 0 };
+    let meta = ShardMeta::new(descriptor);
     ReplicaStart {
         shard: store.create_shard(GroupId(group), KeyRange::whole(), meta.encode()),
         meta,
@@ -172,6 +172,7 @@ fn put(key: &str, value: &str) -> Operation {
         value: Bytes::copy_from_slice(value.as_bytes()),
         condition: Condition::Always,
         return_previous: false,
+        expiry: flotilla_shard::Expiry::Never,
     })
 }
 

@@ -79,6 +79,7 @@ fn keys_outside_the_shard_are_refused_when_proposed() {
                 BatchChange::Put { key: key("h"), value: key("1") },
                 BatchChange::Delete { key: key("f") },
             ],
+            if_all_absent: false,
         }),
     ] {
         match group.answer(leader, operation.clone()) {
@@ -97,11 +98,7 @@ fn keys_outside_the_shard_are_refused_when_applied() {
     let leader = group.elect();
     let write = put("a", "smuggled");
     let (store, now) = (group.member(1).store.clone(), group.now());
-    let meta = machine::ShardMeta {
-        descriptor: group.member(leader).replica.descriptor().clone(),
-        stamp_ms: 0,
-        released: 0,
-    };
+    let meta = machine::ShardMeta::new(group.member(leader).replica.descriptor().clone());
     let shard = store.create_shard(GroupId(99), meta.descriptor.range.clone(), meta.encode());
     let mut machine = machine::Machine::new(meta, shard);
     let command = Command {

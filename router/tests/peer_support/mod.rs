@@ -153,6 +153,7 @@ pub fn request(id: u64, value_bytes: usize) -> PeerMessage {
         value: Bytes::from(vec![id as u8; value_bytes]),
         condition: flotilla_shard::Condition::Always,
         return_previous: false,
+        expiry: flotilla_shard::Expiry::Never,
     });
     let body = ForwardedRequest {
         group: GroupId(1),

@@ -194,6 +194,7 @@ async fn only_the_door_refuses_and_it_does_so_at_once() {
     let big = Bytes::from(vec![0; BUDGET_BYTES as usize]);
     let batch = Operation::Write(Write::Batch {
         changes: vec![BatchChange::Put { key: Bytes::from("a"), value: big }],
+        if_all_absent: false,
     });
     let first = world.router(1).start(batch, late());
     for operation in [put("b", "1"), get("b")] {
@@ -219,7 +220,7 @@ async fn who_waits_for_a_leader_counts_too() {
     let batch = |key: &'static str, bytes: u64| {
         let value = Bytes::from(vec![0; bytes as usize]);
         let change = BatchChange::Put { key: Bytes::from(key), value };
-        Operation::Write(Write::Batch { changes: vec![change] })
+        Operation::Write(Write::Batch { changes: vec![change], if_all_absent: false })
     };
     let router = world.router(1);
     let waiting = tokio::spawn(router.start(batch("a", BUDGET_BYTES / 2), late()));
@@ -249,12 +250,12 @@ async fn keys_of_two_shards_are_refused() {
     let world = World::new(&["m"]);
     let change = |key: &'static str| BatchChange::Delete { key: Bytes::from(key) };
     let batch = |keys: [&'static str; 2]| {
-        Operation::Write(Write::Batch { changes: keys.map(change).to_vec() })
+        Operation::Write(Write::Batch { changes: keys.map(change).to_vec(), if_all_absent: false })
     };
     let router = world.router(1);
     assert_eq!(router.execute(batch(["a", "z"]), late()).await, Err(RouteError::CrossShard));
     let answer = router.execute(batch(["a", "b"]), late()).await;
-    assert_eq!(answer, Ok(Answer::Written(WriteOutcome::Batch { version: 1 })));
+    assert_eq!(answer, Ok(Answer::Written(WriteOutcome::Batch { version: 1, written: true })));
     // Known to be split only after asking once.
     world.split("g", 3);
     assert_eq!(router.execute(batch(["a", "h"]), late()).await, Err(RouteError::CrossShard));

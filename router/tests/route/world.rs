@@ -258,19 +258,19 @@ impl Shared {
                 self.rows.retain(|key, _| !(range.contains(key) && shard.contains(key)));
                 WriteOutcome::RangeDeleted { version: 1 }
             }
-            Write::Batch { .. } => WriteOutcome::Batch { version: 1 },
+            Write::Batch { .. } => WriteOutcome::Batch { version: 1, written: true },
             other => panic!("the fake shard does not know {other:?}"),
         }
     }
 
     fn get(&self, key: &Bytes) -> Option<Entry> {
-        self.rows.get(key).map(|value| Entry { value: value.clone(), version: 1 })
+        self.rows.get(key).map(|value| Entry { value: value.clone(), version: 1, expires_at_ms: None })
     }
 
     fn rows_of(&self, shard: &KeyRange, asked: &KeyRange) -> Vec<(Bytes, Entry)> {
         let inside = self.rows.iter().filter(|(key, _)| shard.contains(key) && asked.contains(key));
         inside
-            .map(|(key, value)| (key.clone(), Entry { value: value.clone(), version: 1 }))
+            .map(|(key, value)| (key.clone(), Entry { value: value.clone(), version: 1, expires_at_ms: None }))
             .collect()
     }
 }
@@ -294,6 +294,7 @@ pub fn put(key: &'static str, value: &'static str) -> Operation {
         value: Bytes::from(value),
         condition: Condition::Always,
         return_previous: false,
+        expiry: flotilla_shard::Expiry::Never,
     })
 }
 
@@ -302,7 +303,7 @@ pub fn get(key: &'static str) -> Operation {
 }
 
 pub fn value(value: &'static str) -> Answer {
-    Answer::Value(Some(Entry { value: Bytes::from(value), version: 1 }))
+    Answer::Value(Some(Entry { value: Bytes::from(value), version: 1, expires_at_ms: None }))
 }
 
 pub fn soon() -> Instant {

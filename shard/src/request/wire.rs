@@ -1,11 +1,12 @@
 //! Answers and refusals in bytes, for the way back between nodes.
 //!
-//! The first byte names the kind: below 64 an answer, from 64 on a refusal. What is absent:
+//! The first byte names the kind: below 20 what a write did, below 64
+//! another answer, from 64 on a refusal. What is absent:
 //! checksums and versions; the frame around it has those.
 
 use super::{Answer, Refusal};
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::command::{CommandFailure, Entry, WriteOutcome};
+use crate::command::{Entry, WriteOutcome};
 use crate::descriptor::{Descriptor, NodeId};
 use std::time::Duration;
 
@@ -23,49 +24,31 @@ pub fn encode_result(result: &Result<Answer, Refusal>, out: &mut Writer<'_>) {
 ///
 /// [`DecodeError`] when bytes are missing or make no sense.
 pub fn decode_result(input: &mut Reader) -> Result<Result<Answer, Refusal>, DecodeError> {
-    let kind = input.u8()?;
-    if kind < 64 {
-        decode_answer(kind, input).map(Ok)
-    } else {
-        decode_refusal(kind, input).map(Err)
+    match input.peek() {
+        Some(kind) if kind < 20 => Ok(Ok(Answer::Written(WriteOutcome::decode(input)?))),
+        Some(kind) if kind < 64 => decode_answer(input).map(Ok),
+        _ => decode_refusal(input).map(Err),
     }
-}
-
-fn encode_entry(entry: &Option<Entry>, out: &mut Writer<'_>) {
-    out.bool(entry.is_some());
-    if let Some(entry) = entry {
-        out.u64(entry.version);
-        out.bytes(&entry.value);
-    }
-}
-
-fn decode_entry(input: &mut Reader) -> Result<Option<Entry>, DecodeError> {
-    if !input.bool()? {
-        return Ok(None);
-    }
-    let version = input.u64()?;
-    Ok(Some(Entry { value: input.bytes()?, version }))
 }
 
 fn encode_answer(answer: &Answer, out: &mut Writer<'_>) {
     match answer {
-        Answer::Written(outcome) => encode_outcome(outcome, out),
+        Answer::Written(outcome) => outcome.encode(out),
         Answer::Value(entry) => {
             out.u8(20);
-            encode_entry(entry, out);
+            Entry::encode(entry.as_ref(), out);
         }
         Answer::Values(entries) => {
             out.u8(21);
             out.u32(entries.len() as u32);
-            entries.iter().for_each(|entry| encode_entry(entry, out));
+            entries.iter().for_each(|entry| Entry::encode(entry.as_ref(), out));
         }
         Answer::Page { rows, rest } => {
             out.u8(22);
             out.u32(rows.len() as u32);
             for (key, entry) in rows {
                 out.bytes(key);
-                out.u64(entry.version);
-                out.bytes(&entry.value);
+                Entry::encode(Some(entry), out);
             }
             out.bool(rest.is_some());
             if let Some(rest) = rest {
@@ -79,83 +62,14 @@ fn encode_answer(answer: &Answer, out: &mut Writer<'_>) {
     }
 }
 
-fn encode_outcome(outcome: &WriteOutcome, out: &mut Writer<'_>) {
-    match outcome {
-        WriteOutcome::Put { version, written, previous } => {
-            out.u8(1);
-            out.u64(*version);
-            out.bool(*written);
-            encode_entry(previous, out);
-        }
-        WriteOutcome::Deleted { version, count } => {
-            out.u8(2);
-            out.u64(*version);
-            out.u64(*count);
-        }
-        WriteOutcome::Swap { version, swapped, current } => {
-            out.u8(3);
-            out.u64(*version);
-            out.bool(*swapped);
-            encode_entry(current, out);
-        }
-        WriteOutcome::Number(number) => {
-            out.u8(4);
-            out.i64(*number);
-        }
-        WriteOutcome::Length(length) => {
-            out.u8(5);
-            out.u64(*length);
-        }
-        WriteOutcome::Batch { version } => {
-            out.u8(6);
-            out.u64(*version);
-        }
-        WriteOutcome::RangeDeleted { version } => {
-            out.u8(7);
-            out.u64(*version);
-        }
-        WriteOutcome::Failed(failure) => {
-            out.u8(8);
-            out.u8(match failure {
-                CommandFailure::NotAnInteger => 1,
-                CommandFailure::Overflow => 2,
-                CommandFailure::TooLarge => 3,
-                CommandFailure::OutOfRange => 4,
-            });
-        }
-    }
-}
-
-fn decode_answer(kind: u8, input: &mut Reader) -> Result<Answer, DecodeError> {
-    Ok(match kind {
-        1 => Answer::Written(WriteOutcome::Put {
-            version: input.u64()?,
-            written: input.bool()?,
-            previous: decode_entry(input)?,
-        }),
-        2 => Answer::Written(WriteOutcome::Deleted { version: input.u64()?, count: input.u64()? }),
-        3 => Answer::Written(WriteOutcome::Swap {
-            version: input.u64()?,
-            swapped: input.bool()?,
-            current: decode_entry(input)?,
-        }),
-        4 => Answer::Written(WriteOutcome::Number(input.i64()?)),
-        5 => Answer::Written(WriteOutcome::Length(input.u64()?)),
-        6 => Answer::Written(WriteOutcome::Batch { version: input.u64()? }),
-        7 => Answer::Written(WriteOutcome::RangeDeleted { version: input.u64()? }),
-        8 => Answer::Written(WriteOutcome::Failed(match input.u8()? {
-            1 => CommandFailure::NotAnInteger,
-            2 => CommandFailure::Overflow,
-            3 => CommandFailure::TooLarge,
-            4 => CommandFailure::OutOfRange,
-            _ => return Err(DecodeError("unknown failure of a command")),
-        })),
-        20 => Answer::Value(decode_entry(input)?),
+fn decode_answer(input: &mut Reader) -> Result<Answer, DecodeError> {
+    Ok(match input.u8()? {
+        20 => Answer::Value(Entry::decode(input)?),
         21 => {
             let count = input.count(1)?;
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
-                entries.push(decode_entry(input)?);
+                entries.push(Entry::decode(input)?);
             }
             Answer::Values(entries)
         }
@@ -164,8 +78,8 @@ fn decode_answer(kind: u8, input: &mut Reader) -> Result<Answer, DecodeError> {
             let mut rows = Vec::with_capacity(count);
             for _ in 0..count {
                 let key = input.bytes()?;
-                let version = input.u64()?;
-                rows.push((key, Entry { value: input.bytes()?, version }));
+                let entry = Entry::decode(input)?.ok_or(DecodeError("a row without an entry"))?;
+                rows.push((key, entry));
             }
             let rest = if input.bool()? { Some(input.range()?) } else { None };
             Answer::Page { rows, rest }
@@ -222,8 +136,8 @@ fn encode_refusal(refusal: &Refusal, out: &mut Writer<'_>) {
     }
 }
 
-fn decode_refusal(kind: u8, input: &mut Reader) -> Result<Refusal, DecodeError> {
-    Ok(match kind {
+fn decode_refusal(input: &mut Reader) -> Result<Refusal, DecodeError> {
+    Ok(match input.u8()? {
         64 => Refusal::NotLeader {
             leader: if input.bool()? { Some(NodeId(input.u64()?)) } else { None },
         },

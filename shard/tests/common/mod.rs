@@ -261,6 +261,7 @@ pub fn put(key: &str, value: &str) -> Write {
         value: Bytes::copy_from_slice(value.as_bytes()),
         condition: Condition::Always,
         return_previous: false,
+        expiry: Expiry::Never,
     }
 }
 
@@ -268,7 +269,7 @@ fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (store, _) = Store::open(dir.path(), StoreOptions::default(), StoreMetrics::new())
         .expect("a fresh store");
-    let meta = ShardMeta { descriptor: descriptor.clone(), stamp_ms: 0, released: 0 };
+    let meta = ShardMeta::new(descriptor.clone());
     let shard = store.create_shard(GROUP, descriptor.range.clone(), meta.encode());
     let start = ReplicaStart {
         shard,

@@ -122,6 +122,15 @@ impl CommandError {
             CommandFailure::TooLarge => {
                 CommandError::fixed("ERR the value would exceed the maximum allowed size")
             }
+            CommandFailure::NotAFloat => CommandError::fixed("ERR value is not a valid float"),
+            CommandFailure::NotFinite => {
+                CommandError::fixed("ERR increment would produce NaN or Infinity")
+            }
+            CommandFailure::NoSuchKey => CommandError::fixed("ERR no such key"),
+            CommandFailure::Acknowledged | CommandFailure::SessionExpired { .. } => CommandError {
+                kind: ErrorKind::TryAgain,
+                text: Cow::Owned(format!("TRYAGAIN {failure}").into_bytes()),
+            },
             CommandFailure::OutOfRange => CommandError {
                 kind: ErrorKind::TryAgain,
                 text: Cow::Borrowed(b"TRYAGAIN the key's shard has changed; it may be retried"),

@@ -136,7 +136,7 @@ mod tests {
     use flotilla_shard::CommandFailure;
 
     fn entry(value: &'static [u8]) -> Option<Entry> {
-        Some(Entry { value: Bytes::from_static(value), version: 1 })
+        Some(Entry { value: Bytes::from_static(value), version: 1, expires_at_ms: None })
     }
 
     fn put(written: bool, previous: Option<Entry>) -> Answer {

@@ -360,7 +360,7 @@ mod tests {
         parts.learn(&[None]);
         assert_eq!(parts.keys(1 << 20), READ_KEYS_MAX);
         let value = Bytes::from(vec![0; 1 << 20]);
-        parts.learn(&[None, Some(Entry { value, version: 1 })]);
+        parts.learn(&[None, Some(Entry { value, version: 1, expires_at_ms: None })]);
         assert_eq!(parts.keys(10 << 20), 9);
         assert_eq!(parts.keys(0), 1);
     }

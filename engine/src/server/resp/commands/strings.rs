@@ -3,7 +3,7 @@
 use super::{Plan, RespOptions, Shape, integer, key, value};
 use crate::server::resp::codec::Arguments;
 use crate::server::resp::error::CommandError;
-use flotilla_shard::{Condition, Operation, Write};
+use flotilla_shard::{Condition, Expiry, Operation, Write};
 
 pub(super) fn get(options: &RespOptions, arguments: &Arguments) -> Result<Plan, CommandError> {
     let operation = Operation::Get { key: key(options, arguments, 1)? };
@@ -49,13 +49,13 @@ pub(super) fn set(options: &RespOptions, arguments: &Arguments) -> Result<Plan, 
     }
     let shape = if return_previous { Shape::Previous } else { Shape::Stored };
     let (key, value) = (key(options, arguments, 1)?, value(options, arguments, 2)?);
-    let write = Write::Put { key, value, condition, return_previous };
+    let write = Write::Put { key, value, condition, return_previous, expiry: Expiry::Never };
     Ok(Plan::Single { operation: Operation::Write(write), shape })
 }
 
 pub(super) fn setnx(options: &RespOptions, arguments: &Arguments) -> Result<Plan, CommandError> {
     let (key, value) = (key(options, arguments, 1)?, value(options, arguments, 2)?);
-    let write = Write::Put { key, value, condition: Condition::IfAbsent, return_previous: false };
+    let write = Write::Put { key, value, condition: Condition::IfAbsent, return_previous: false, expiry: Expiry::Never };
     Ok(Plan::Single { operation: Operation::Write(write), shape: Shape::StoredFlag })
 }
 

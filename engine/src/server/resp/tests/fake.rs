@@ -99,7 +99,7 @@ impl State {
 
     fn write(&mut self, write: Write) -> WriteOutcome {
         match write {
-            Write::Put { key, value, condition, return_previous } => {
+            Write::Put { key, value, condition, return_previous, .. } => {
                 let previous = self.entry(&key);
                 let written = match condition {
                     Condition::Always => true,
@@ -136,14 +136,12 @@ impl State {
                 self.map.clear();
                 WriteOutcome::RangeDeleted { version: 1 }
             }
-            Write::CompareAndSwap { .. } | Write::Batch { .. } => {
-                unreachable!("no command asks for it")
-            }
+            other => unreachable!("no command asks for {other:?}"),
         }
     }
 
     fn entry(&self, key: &Bytes) -> Option<Entry> {
-        self.map.get(key).map(|value| Entry { value: value.clone(), version: 1 })
+        self.map.get(key).map(|value| Entry { value: value.clone(), version: 1, expires_at_ms: None })
     }
 }
 
@@ -185,7 +183,7 @@ impl Backend for Fake {
                     break Some(KeyRange { start: key.clone(), end: range.end.clone() });
                 }
                 Some((key, _)) if within(key) => {
-                    rows.push((key.clone(), Entry { value: Bytes::new(), version: 1 }));
+                    rows.push((key.clone(), Entry { value: Bytes::new(), version: 1, expires_at_ms: None }));
                 }
                 _ => break None,
             }

@@ -165,6 +165,8 @@ fn replica(
         suspect,
         pre_vote: true,
         check_quorum: true,
+        disk_stall_max: std::time::Duration::from_secs(1),
+        may_lead: true,
         limits: Limits {
             entry_bytes_max: usize::try_from(options.value_bytes_max + ENTRY_OVERHEAD_BYTES)
                 .unwrap_or(usize::MAX),
@@ -190,6 +192,7 @@ fn restored(group: &RecoveredGroup, applied: Position) -> Result<(Restored, bool
         term_starts: group.term_starts.iter().map(|start| position(*start)).collect(),
         last_index: Index(group.last_index),
         applied: applied.index,
+        needs_snapshot: false,
     };
     if !group.suspect && restored.validate().is_ok() && term_at(&restored, applied) {
         return Ok((restored, false));
@@ -205,6 +208,7 @@ fn restored(group: &RecoveredGroup, applied: Position) -> Result<(Restored, bool
         term_starts: Vec::new(),
         last_index: applied.index,
         applied: applied.index,
+        needs_snapshot: false,
     };
     Ok((suspect, true))
 }
@@ -228,7 +232,7 @@ mod tests {
     use flotilla_shard::ReplicaId;
 
     fn group(last_index: u64, starts: &[(u64, u64)], term: u64) -> RecoveredGroup {
-        let state = HardState { term: Term(term), vote: Some(ReplicaId(1)), commit: Index(0) };
+        let state = HardState { term: Term(term), vote: Some(ReplicaId(1)), ..HardState::default() };
         RecoveredGroup {
             state: Some(state.encode()),
             last_index,

@@ -28,7 +28,7 @@ fn raft_message() -> impl Strategy<Value = Message> {
     let position = (0..1000u64, 0..9u64).prop_map(|(index, term)| Position::new(index, term));
     prop_oneof![
         (any::<u32>(), any::<bool>(), position.clone()).prop_map(|(term, pre, last)| {
-            Message::RequestVote { term: Term(term.into()), pre, last }
+            Message::RequestVote { term: Term(term.into()), pre, transfer: false, last }
         }),
         (any::<u32>(), any::<bool>(), any::<bool>()).prop_map(|(term, pre, granted)| {
             Message::Vote { term: Term(term.into()), pre, granted }

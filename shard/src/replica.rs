@@ -355,6 +355,14 @@ impl Replica {
             }
         }
         if let Some(persist) = ready.persist {
+            if let Some(base) = persist.reset {
+                self.base = base.index;
+                effects.journal.push(JournalWrite {
+                    group: self.group,
+                    ticket: 0,
+                    change: Change::Compact { index: base.index.0, term: base.term.0 },
+                });
+            }
             effects.journal.push(JournalWrite {
                 group: self.group,
                 ticket: persist.ticket.0,

@@ -113,6 +113,8 @@ fn replica(group: u64, voters: u64, store: &Store) -> ReplicaStart {
             suspect: false,
             pre_vote: true,
             check_quorum: true,
+            disk_stall_max: Duration::from_secs(1),
+            may_lead: true,
             limits: raft::Limits::default(),
         },
         restored: Restored::default(),

@@ -42,6 +42,8 @@ pub(crate) struct Core {
     /// Nothing is handed out for applying, nor read from the journal for it.
     pub(crate) apply_paused: bool,
     reads_issued: ReadId,
+    /// Bytes of the log's tail kept in memory.
+    pub(crate) cache_bytes_max: usize,
 }
 
 impl Core {
@@ -51,7 +53,7 @@ impl Core {
             restored = salvage(restored);
         }
         assert!(options.id.0 != 0, "replica ids start at 1");
-        let HardState { term, vote, commit } = restored.hard_state;
+        let HardState { term, vote, commit, .. } = restored.hard_state;
         // What a suspect's log holds between applied and commit is not to be believed.
         let commit = if options.suspect { restored.applied } else { commit.max(restored.applied) };
         Self {
@@ -71,6 +73,7 @@ impl Core {
             applied: restored.applied,
             apply_paused: false,
             reads_issued: ReadId(0),
+            cache_bytes_max: options.limits.cache_bytes_max,
             options,
         }
     }
@@ -183,8 +186,12 @@ impl Core {
         if !changed && from > last {
             return None;
         }
-        let hard_state =
-            changed.then_some(HardState { term: self.term, vote: self.vote, commit: self.commit });
+        let hard_state = changed.then_some(HardState {
+            term: self.term,
+            vote: self.vote,
+            commit: self.commit,
+            installing: None,
+        });
         let entries = if from > last {
             Vec::new()
         } else {
@@ -192,7 +199,7 @@ impl Core {
         };
         assert_eq!(entries.len() as u64, last.0 + 1 - from.0, "an unsaved entry left the cache");
         let ticket = self.persistence.begin_write(last, now);
-        Some(Persist { ticket, hard_state, entries })
+        Some(Persist { ticket, reset: None, hard_state, entries })
     }
 
     /// Hands out committed entries that are in memory.
@@ -217,7 +224,7 @@ impl Core {
     /// else may have it.
     pub(crate) fn evict(&mut self) {
         let safe = self.commit.min(self.persisted());
-        self.log.evict(safe, self.options.limits.cache_bytes_max);
+        self.log.evict(safe, self.cache_bytes_max);
     }
 
     /// A read id that was never given before.
@@ -261,5 +268,6 @@ fn salvage(restored: Restored) -> Restored {
         term_starts: Vec::new(),
         last_index: index,
         applied: index,
+        needs_snapshot: restored.needs_snapshot,
     }
 }

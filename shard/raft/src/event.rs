@@ -2,7 +2,7 @@
 
 use crate::{
     message::Message,
-    types::{Entry, Index, ReplicaId, Ticket},
+    types::{Entry, Index, Position, ReplicaId, Ticket},
 };
 
 /// Something that happened. Proposals and reads, which are answered at once, are calls on
@@ -40,6 +40,45 @@ pub enum Event {
     /// Messages to this peer were dropped or its connection is gone: appends in flight to it are
     /// taken for lost.
     Unreachable(ReplicaId),
-    /// Campaign now instead of waiting for the election timeout.
+    /// Campaign now instead of waiting for the election timeout. Ignored by a replica that may not
+    /// lead.
     Campaign,
+    /// Hand the leadership over: to this follower, else to the one that is best prepared. While the
+    /// transfer runs, at most an election timeout, proposals are refused; if nobody has taken over
+    /// by then, this replica goes on leading. Ignored by others than leaders, and if there is
+    /// nobody to hand over to.
+    Transfer {
+        /// Who should lead.
+        to: Option<ReplicaId>,
+    },
+    /// Whether this replica may lead. If not, it never campaigns, whoever asks; a leader hands over,
+    /// and steps down if nobody has taken over within an election timeout. Votes and
+    /// acknowledgements go on.
+    MayLead(bool),
+    /// The state machine of this replica is lost or unreadable, as with
+    /// [`Restored::needs_snapshot`](crate::Restored::needs_snapshot). A leader hands over first.
+    RowsLost,
+    /// The follower stands on a snapshot of this leader that ends at `position`.
+    SnapshotSent {
+        /// The follower.
+        to: ReplicaId,
+        /// The last entry that the snapshot holds.
+        position: Position,
+    },
+    /// Nothing came of the snapshot that [`Ready::snapshots`](crate::Ready::snapshots) asked for. It
+    /// is asked for again after a pause if the follower still needs it.
+    SnapshotFailed {
+        /// The follower.
+        to: ReplicaId,
+    },
+    /// A complete and verified snapshot that ends here lies ready to be swapped in. Taken if
+    /// [`Raft::wants_snapshot_at`](crate::Raft::wants_snapshot_at) says so, else ignored;
+    /// [`Raft::installing`](crate::Raft::installing) tells.
+    SnapshotReceived(Position),
+    /// The snapshot named by [`Ready::install`](crate::Ready::install) has taken the place of the
+    /// rows, durably.
+    SnapshotInstalled(Position),
+    /// The snapshot named by [`Ready::install`](crate::Ready::install) could not be swapped in: it is
+    /// certain that the rows are what they were before, now and after a restart.
+    SnapshotRefused(Position),
 }

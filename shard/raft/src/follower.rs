@@ -51,7 +51,14 @@ impl Node<Follower> {
         if round != Round(0) {
             let matched = received.min(core.persisted());
             let term = core.term();
-            let reply = Message::HeartbeatReply { term, round, matched, received };
+            let reply = Message::HeartbeatReply {
+                term,
+                round,
+                matched,
+                received,
+                wants_snapshot: false,
+                may_lead: true,
+            };
             core.send(from, reply, Needs::HardState);
         }
     }

@@ -256,7 +256,7 @@ impl Node<Leader> {
             return;
         };
         let follower = &mut self.role.followers[at];
-        if follower.feed() != Feed::NeedsSnapshot {
+        if follower.feed() != Feed::Snapshot {
             // The probe waits for the answer to a heartbeat: sending it into the same broken
             // connection would only be reported again.
             follower.probe_after(follower.matched(), Some(now));

@@ -20,12 +20,14 @@ use crate::{
 /// a message of a lower term is answered with the higher one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Asks for a vote. `u8` 1, term, `u8` pre, last index, last term.
+    /// Asks for a vote. `u8` 1, term, `u8` pre, `u8` transfer, last index, last term.
     RequestVote {
         /// The candidate's term; for a pre-vote, the term it would campaign in.
         term: Term,
         /// Only asks whether the vote would be granted: nobody's term or vote changes.
         pre: bool,
+        /// The leader asked for this election: its voters' trust in it must not stand in the way.
+        transfer: bool,
         /// The candidate's last entry.
         last: Position,
     },
@@ -63,12 +65,14 @@ pub enum Message {
     Heartbeat {
         /// The leader's term.
         term: Term,
-        /// The leader's commit index, but never beyond what this follower has acknowledged.
+        /// The leader's commit index. May be beyond what this follower has: it believes it only as
+        /// far as its log is proven to agree.
         commit: Index,
         /// Which answer this asks for. 0: none; it only tells the commit index.
         round: Round,
     },
-    /// Answers [`Message::Heartbeat`]. `u8` 6, term, round, matched, received.
+    /// Answers [`Message::Heartbeat`]. `u8` 6, term, round, matched, received, `u8` wants
+    /// snapshot, `u8` may lead.
     HeartbeatReply {
         /// The follower's term.
         term: Term,
@@ -79,6 +83,15 @@ pub enum Message {
         matched: Index,
         /// The same without "durably": if it stands still below what was sent, appends were lost.
         received: Index,
+        /// The follower's state machine is lost: it needs a snapshot, whatever its log holds.
+        wants_snapshot: bool,
+        /// The follower would campaign if it were asked to.
+        may_lead: bool,
+    },
+    /// The leader hands over: campaign at once. `u8` 7, term.
+    TimeoutNow {
+        /// The leader's term.
+        term: Term,
     },
 }
 
@@ -107,6 +120,7 @@ const APPEND: u8 = 3;
 const APPEND_REPLY: u8 = 4;
 const HEARTBEAT: u8 = 5;
 const HEARTBEAT_REPLY: u8 = 6;
+const TIMEOUT_NOW: u8 = 7;
 const ACCEPTED: u8 = 0;
 const REJECTED: u8 = 1;
 
@@ -122,7 +136,8 @@ impl Message {
             | Self::Append { term, .. }
             | Self::AppendReply { term, .. }
             | Self::Heartbeat { term, .. }
-            | Self::HeartbeatReply { term, .. } => *term,
+            | Self::HeartbeatReply { term, .. }
+            | Self::TimeoutNow { term } => *term,
         }
     }
 
@@ -166,7 +181,7 @@ impl Message {
     /// How many bytes [`Message::encode`] writes.
     pub fn encoded_len(&self) -> usize {
         match self {
-            Self::RequestVote { .. } => 1 + 8 + 1 + 16,
+            Self::RequestVote { .. } => 1 + 8 + 1 + 1 + 16,
             Self::Vote { .. } => 1 + 8 + 1 + 1,
             Self::Append { entries, .. } => {
                 let payloads: usize = entries.iter().map(|entry| entry.payload.len()).sum();
@@ -175,7 +190,8 @@ impl Message {
             Self::AppendReply { outcome: AppendOutcome::Accepted { .. }, .. } => 1 + 8 + 1 + 8,
             Self::AppendReply { outcome: AppendOutcome::Rejected { .. }, .. } => 1 + 8 + 1 + 32,
             Self::Heartbeat { .. } => 1 + 8 + 8 + 8,
-            Self::HeartbeatReply { .. } => 1 + 8 + 8 + 8 + 8,
+            Self::HeartbeatReply { .. } => 1 + 8 + 8 + 8 + 8 + 1 + 1,
+            Self::TimeoutNow { .. } => 1 + 8,
         }
     }
 
@@ -188,10 +204,11 @@ impl Message {
     pub fn encode(&self, buffer: &mut BytesMut) {
         buffer.reserve(self.encoded_len());
         match self {
-            Self::RequestVote { term, pre, last } => {
+            Self::RequestVote { term, pre, transfer, last } => {
                 buffer.put_u8(REQUEST_VOTE);
                 buffer.put_u64_le(term.0);
                 buffer.put_u8(u8::from(*pre));
+                buffer.put_u8(u8::from(*transfer));
                 put_position(buffer, *last);
             }
             Self::Vote { term, pre, granted } => {
@@ -237,12 +254,18 @@ impl Message {
                 buffer.put_u64_le(commit.0);
                 buffer.put_u64_le(round.0);
             }
-            Self::HeartbeatReply { term, round, matched, received } => {
+            Self::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead } => {
                 buffer.put_u8(HEARTBEAT_REPLY);
                 buffer.put_u64_le(term.0);
                 buffer.put_u64_le(round.0);
                 buffer.put_u64_le(matched.0);
                 buffer.put_u64_le(received.0);
+                buffer.put_u8(u8::from(*wants_snapshot));
+                buffer.put_u8(u8::from(*may_lead));
+            }
+            Self::TimeoutNow { term } => {
+                buffer.put_u8(TIMEOUT_NOW);
+                buffer.put_u64_le(term.0);
             }
         }
     }
@@ -283,6 +306,7 @@ impl Reader {
             REQUEST_VOTE => Ok(Message::RequestVote {
                 term: self.term()?,
                 pre: self.flag("pre-vote flag")?,
+                transfer: self.flag("transfer flag")?,
                 last: self.position()?,
             }),
             VOTE => Ok(Message::Vote {
@@ -314,7 +338,10 @@ impl Reader {
                 round: Round(self.u64("round")?),
                 matched: self.index()?,
                 received: self.index()?,
+                wants_snapshot: self.flag("snapshot flag")?,
+                may_lead: self.flag("leading flag")?,
             }),
+            TIMEOUT_NOW => Ok(Message::TimeoutNow { term: self.term()? }),
             value => Err(DecodeError::Unknown { what: "message kind", value }),
         }
     }

@@ -183,7 +183,8 @@ fn request_votes(core: &mut Core, term: Term, pre: bool) {
     for at in 0..core.voters.ids().len() {
         let to = core.voters.ids()[at];
         if to != core.id() {
-            core.send(to, Message::RequestVote { term, pre, last }, Needs::HardState);
+            let request = Message::RequestVote { term, pre, transfer: false, last };
+            core.send(to, request, Needs::HardState);
         }
     }
 }

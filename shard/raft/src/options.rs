@@ -7,8 +7,8 @@ use crate::{
     types::{HardState, Index, Position, ReplicaId},
 };
 
-/// How a replica behaves. The same on all replicas of a group, except for `id`, `seed` and
-/// `suspect`.
+/// How a replica behaves. The same on all replicas of a group, except for `id`, `seed`,
+/// `suspect` and `may_lead`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// This replica. Not 0.
@@ -31,6 +31,12 @@ pub struct Options {
     /// A leader that has not heard from a quorum for an election timeout steps down, and a
     /// follower that has heard from its leader within one ignores candidates.
     pub check_quorum: bool,
+    /// A leader whose own oldest write has been under way for longer hands its leadership over, and
+    /// steps down if nobody takes it.
+    pub disk_stall_max: Duration,
+    /// False: this replica votes and acknowledges, but never campaigns. Changed by
+    /// [`Event::MayLead`](crate::Event::MayLead).
+    pub may_lead: bool,
     /// Bounds of everything.
     pub limits: Limits,
 }
@@ -91,8 +97,11 @@ pub struct Restored {
     pub term_starts: Vec<Position>,
     /// Index of the last entry; `base.index` if there is none above the base.
     pub last_index: Index,
-    /// The state machine holds everything up to here.
+    /// The state machine holds everything up to here. Means nothing if `needs_snapshot`.
     pub applied: Index,
+    /// The state machine is lost or unreadable, the log is not: this replica votes and
+    /// acknowledges, but never campaigns and applies nothing until a snapshot is installed.
+    pub needs_snapshot: bool,
 }
 
 impl Restored {

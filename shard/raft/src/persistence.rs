@@ -283,6 +283,8 @@ mod tests {
                 round: Round(round),
                 matched: Index(0),
                 received: Index(0),
+                wants_snapshot: false,
+                may_lead: true,
             };
             let reply = Envelope { to: ReplicaId(2), message };
             persistence.send(reply, Needs::HardState, Index(1000), &mut outbox);

@@ -39,7 +39,7 @@ pub(crate) enum Feed {
     /// The place is known: appends are pipelined.
     Replicate,
     /// The place is below the leader's compacted base.
-    NeedsSnapshot,
+    Snapshot,
 }
 
 impl Progress {
@@ -67,11 +67,12 @@ impl Progress {
             state: match self.feed {
                 Feed::Probe { .. } => FollowerState::Probe,
                 Feed::Replicate => FollowerState::Replicate,
-                Feed::NeedsSnapshot => FollowerState::NeedsSnapshot,
+                Feed::Snapshot => FollowerState::Snapshot,
             },
             inflight_messages: self.inflight.len(),
             inflight_bytes: self.inflight_bytes,
             probes_sent: self.probes_sent,
+            wants_snapshot: false,
         }
     }
 
@@ -124,7 +125,7 @@ impl Progress {
         let found = match self.feed {
             Feed::Replicate => true,
             Feed::Probe { .. } => matched.next() >= self.next,
-            Feed::NeedsSnapshot => self.matched >= base,
+            Feed::Snapshot => self.matched >= base,
         };
         if found && self.feed != Feed::Replicate {
             self.feed = Feed::Replicate;
@@ -147,7 +148,7 @@ impl Progress {
             && match self.feed {
                 Feed::Replicate => true,
                 Feed::Probe { .. } => prev == self.next.previous(),
-                Feed::NeedsSnapshot => false,
+                Feed::Snapshot => false,
             }
     }
 
@@ -164,7 +165,7 @@ impl Progress {
     /// What it needs is below `base`.
     pub(crate) fn lose(&mut self, base: Index) {
         self.probe_after(base, None);
-        self.feed = Feed::NeedsSnapshot;
+        self.feed = Feed::Snapshot;
     }
 
     /// The follower answered a heartbeat and has received everything up to `received`. Appends
@@ -182,7 +183,7 @@ impl Progress {
                 }
                 _ => self.stalled = Some((now, received)),
             },
-            Feed::NeedsSnapshot if received >= base => self.probe_after(received, None),
+            Feed::Snapshot if received >= base => self.probe_after(received, None),
             _ => self.stalled = None,
         }
     }

@@ -99,6 +99,14 @@ impl Raft {
                 }
             }
             Event::Campaign => self.campaign(now),
+            Event::Transfer { .. }
+            | Event::MayLead(_)
+            | Event::RowsLost
+            | Event::SnapshotSent { .. }
+            | Event::SnapshotFailed { .. }
+            | Event::SnapshotReceived(_)
+            | Event::SnapshotInstalled(_)
+            | Event::SnapshotRefused(_) => {}
         }
     }
 
@@ -175,6 +183,8 @@ impl Raft {
             reads: std::mem::take(&mut core.outcomes),
             fetch,
             role_changed,
+            snapshots: Vec::new(),
+            install: None,
             more,
         }
     }
@@ -210,6 +220,10 @@ impl Raft {
             persisted: core.persisted(),
             base: core.log.base(),
             suspect: core.options.suspect,
+            may_lead: core.options.may_lead,
+            needs_snapshot: false,
+            installing: None,
+            transferring: None,
             cached_bytes: core.log.cached_bytes(),
             violations: core.violations,
             followers,
@@ -234,6 +248,50 @@ impl Raft {
     /// The log up to here, as it is now, is durable on this replica's disk.
     pub fn persisted_index(&self) -> Index {
         self.core().persisted()
+    }
+
+    /// The log is compacted up to here.
+    pub fn base(&self) -> Position {
+        self.core().log.base()
+    }
+
+    /// The snapshot that takes the place of the rows at this moment: from the moment that
+    /// [`Event::SnapshotReceived`] is taken to the answer to [`Ready::install`].
+    pub fn installing(&self) -> Option<Position> {
+        None
+    }
+
+    /// True while the state machine is lost and no snapshot is installed.
+    pub fn needs_snapshot(&self) -> bool {
+        false
+    }
+
+    /// True if a snapshot that ends here would be taken now.
+    pub fn wants_snapshot_at(&self, position: Position) -> bool {
+        let _ = position;
+        false
+    }
+
+    /// For a follower, when the leader of this term last said what is committed, and that: the
+    /// leader's own commit index, not how much of it this replica has. A reader who waits until this
+    /// index is applied sees what was committed about then, unless the leader had been
+    /// replaced without knowing it.
+    pub fn heard_commit(&self) -> Option<(Time, Index)> {
+        None
+    }
+
+    /// Bytes of entries held in memory; walks the window of older entries, not the tail.
+    pub fn cached_bytes(&self) -> usize {
+        self.core().log.cached_bytes()
+    }
+
+    /// From now on at most this much of the log's tail stays in memory, and never more than
+    /// [`Limits::cache_bytes_max`](crate::Limits::cache_bytes_max). What is not both durable and
+    /// committed stays in any case.
+    pub fn limit_cache(&mut self, bytes_max: usize) {
+        let core = self.core_mut();
+        core.cache_bytes_max = bytes_max.min(core.options.limits.cache_bytes_max);
+        core.evict();
     }
 
     /// The role of this replica.

@@ -3,7 +3,7 @@
 use crate::{
     error::ReadError,
     message::Message,
-    types::{Entry, HardState, Index, ReadId, ReplicaId, Role, Term, Ticket},
+    types::{Entry, HardState, Index, Position, ReadId, ReplicaId, Role, Term, Ticket},
 };
 
 /// The effects of a turn, in no order except the one stated: `persist` and `messages` may be
@@ -26,6 +26,15 @@ pub struct Ready {
     pub fetch: Option<Fetch>,
     /// Role, term or known leader changed since the last turn.
     pub role_changed: Option<RoleChange>,
+    /// Followers that need a snapshot now. Each is named once, until
+    /// [`Event::SnapshotSent`](crate::Event::SnapshotSent) or
+    /// [`Event::SnapshotFailed`](crate::Event::SnapshotFailed) says what became of it, or this
+    /// replica leads anew.
+    pub snapshots: Vec<ReplicaId>,
+    /// Swap in the snapshot that was announced as received: the intent to do so is durable. To be
+    /// answered by [`Event::SnapshotInstalled`](crate::Event::SnapshotInstalled) or
+    /// [`Event::SnapshotRefused`](crate::Event::SnapshotRefused).
+    pub install: Option<Position>,
     /// More entries are ready to be applied than fit here: call `ready` again.
     pub more: bool,
 }
@@ -39,6 +48,8 @@ impl Ready {
             && self.reads.is_empty()
             && self.fetch.is_none()
             && self.role_changed.is_none()
+            && self.snapshots.is_empty()
+            && self.install.is_none()
             && !self.more
     }
 }
@@ -48,6 +59,9 @@ impl Ready {
 pub struct Persist {
     /// Names this write.
     pub ticket: Ticket,
+    /// Before hard state and entries are written: the log is emptied and goes on after this
+    /// position, because a snapshot has taken its place. Must not become durable after the rest.
+    pub reset: Option<Position>,
     /// The hard state, if it changed.
     pub hard_state: Option<HardState>,
     /// Entries without gaps. If the first has an index that the journal holds already, it and

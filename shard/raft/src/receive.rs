@@ -78,6 +78,8 @@ impl Raft {
                 round: Round(0),
                 matched: Index(0),
                 received: Index(0),
+                wants_snapshot: false,
+                may_lead: true,
             },
             _ => return,
         };
@@ -87,7 +89,7 @@ impl Raft {
     /// A message of this term, or a pre-vote for a later one.
     fn dispatch(&mut self, now: Time, from: ReplicaId, message: Message) {
         match message {
-            Message::RequestVote { term, pre, last } => {
+            Message::RequestVote { term, pre, last, .. } => {
                 let follows = self.leader().is_some();
                 let request = VoteRequest { term, pre, last };
                 if self.core_mut().answer_vote_request(from, request, follows) {
@@ -117,6 +119,7 @@ impl Raft {
                     node.append_reply(now, from, outcome);
                 }
             }
+            Message::TimeoutNow { .. } => {}
             Message::HeartbeatReply { round, matched, received, .. } => {
                 if let State::Leader(node) = &mut self.state {
                     node.heartbeat_reply(now, from, round, matched, received);

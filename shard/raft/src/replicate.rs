@@ -23,7 +23,7 @@ impl Node<Leader> {
     pub(crate) fn replicate(&mut self, now: Time) {
         for follower in &mut self.role.followers {
             let base = self.core.log.base().index;
-            if follower.next() <= base && follower.feed() != Feed::NeedsSnapshot {
+            if follower.next() <= base && follower.feed() != Feed::Snapshot {
                 // Compacted away. The follower may have it from elsewhere: the base tells.
                 follower.probe_after(base, None);
             }
@@ -34,7 +34,7 @@ impl Node<Leader> {
                         tell_commit(&mut self.core, follower);
                     }
                 }
-                Feed::Probe { .. } | Feed::NeedsSnapshot => {}
+                Feed::Probe { .. } | Feed::Snapshot => {}
             }
         }
     }

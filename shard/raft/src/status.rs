@@ -27,6 +27,14 @@ pub struct Status {
     pub base: Position,
     /// It may have lost content of its journal and takes no part.
     pub suspect: bool,
+    /// It may campaign and lead, as far as the shell says.
+    pub may_lead: bool,
+    /// Its state machine is lost: it votes and acknowledges, and waits for a snapshot.
+    pub needs_snapshot: bool,
+    /// The snapshot that takes the place of its rows at this moment.
+    pub installing: Option<Position>,
+    /// For a leader, to whom it is handing over.
+    pub transferring: Option<ReplicaId>,
     /// Bytes of entries held in memory.
     pub cached_bytes: usize,
     /// Messages dropped because no correct peer would have sent them.
@@ -46,6 +54,8 @@ pub struct FollowerStatus {
     pub next: Index,
     /// How it is fed.
     pub state: FollowerState,
+    /// It says that its state machine is lost. It is fed all the same.
+    pub wants_snapshot: bool,
     /// Append messages in flight.
     pub inflight_messages: usize,
     /// Bytes of entries in flight.
@@ -61,6 +71,6 @@ pub enum FollowerState {
     Probe,
     /// A pipeline of appends.
     Replicate,
-    /// What it needs next is compacted away; only a snapshot could repair it.
-    NeedsSnapshot,
+    /// What it needs next is compacted away: it gets heartbeats and waits for a snapshot.
+    Snapshot,
 }

@@ -149,18 +149,29 @@ pub struct HardState {
     pub vote: Option<ReplicaId>,
     /// A lower bound of what is committed, written along when something else is written.
     pub commit: Index,
+    /// The intent to replace the rows by a snapshot that ends here. If the rows end here after a
+    /// restart, the swap took place, and the log may not know yet.
+    pub installing: Option<Position>,
 }
 
 impl HardState {
-    /// Length of the encoding.
+    /// Length of the encoding without an intent.
     pub const ENCODED_BYTES: usize = 24;
 
-    /// Term, vote (0 for none) and commit, each a little-endian `u64`.
+    /// Length of the encoding with an intent.
+    pub const ENCODED_BYTES_MAX: usize = Self::ENCODED_BYTES + 16;
+
+    /// Term, vote (0 for none) and commit, each a little-endian `u64`; then, if a snapshot is being
+    /// installed, its index and term.
     pub fn encode(&self) -> Bytes {
-        let mut buffer = BytesMut::with_capacity(Self::ENCODED_BYTES);
+        let mut buffer = BytesMut::with_capacity(Self::ENCODED_BYTES_MAX);
         buffer.put_u64_le(self.term.0);
         buffer.put_u64_le(self.vote.map_or(0, |id| id.0));
         buffer.put_u64_le(self.commit.0);
+        if let Some(position) = self.installing {
+            buffer.put_u64_le(position.index.0);
+            buffer.put_u64_le(position.term.0);
+        }
         buffer.freeze()
     }
 
@@ -170,7 +181,7 @@ impl HardState {
     ///
     /// [`DecodeError`] if the length is wrong or a number is beyond what the core counts to.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        if bytes.len() != Self::ENCODED_BYTES {
+        if bytes.len() != Self::ENCODED_BYTES && bytes.len() != Self::ENCODED_BYTES_MAX {
             return Err(DecodeError::Length {
                 what: "hard state",
                 bytes: bytes.len(),
@@ -182,14 +193,26 @@ impl HardState {
             word.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(word)
         };
-        let (term, vote, commit) = (Term(number(0)), number(8), Index(number(16)));
-        if term > Term::MAX {
-            return Err(DecodeError::Range { what: "term", value: term.0 });
-        }
-        if commit > Index::MAX {
-            return Err(DecodeError::Range { what: "commit index", value: commit.0 });
-        }
-        Ok(Self { term, vote: (vote != 0).then_some(ReplicaId(vote)), commit })
+        let term = |at| match number(at) {
+            value if value > Term::MAX.0 => Err(DecodeError::Range { what: "term", value }),
+            value => Ok(Term(value)),
+        };
+        let index = |what, at| match number(at) {
+            value if value > Index::MAX.0 => Err(DecodeError::Range { what, value }),
+            value => Ok(Index(value)),
+        };
+        let vote = number(8);
+        let installing = if bytes.len() == Self::ENCODED_BYTES_MAX {
+            Some(Position { index: index("index of the intent", 24)?, term: term(32)? })
+        } else {
+            None
+        };
+        Ok(Self {
+            term: term(0)?,
+            vote: (vote != 0).then_some(ReplicaId(vote)),
+            commit: index("commit index", 16)?,
+            installing,
+        })
     }
 }
 
@@ -242,17 +265,23 @@ mod tests {
     #[test]
     fn hard_state_survives_its_encoding() {
         for vote in [None, Some(ReplicaId(7))] {
-            let state = HardState { term: Term(3), vote, commit: Index(9) };
-            assert_eq!(state.encode().len(), HardState::ENCODED_BYTES);
-            assert_eq!(HardState::decode(&state.encode()).unwrap(), state);
+            for (installing, bytes) in [(None, 24), (Some(Position::new(8, 2)), 40)] {
+                let state = HardState { term: Term(3), vote, commit: Index(9), installing };
+                assert_eq!(state.encode().len(), bytes);
+                assert_eq!(HardState::decode(&state.encode()).unwrap(), state);
+            }
         }
     }
 
     #[test]
     fn damaged_hard_state_is_an_error() {
-        let good = HardState { term: Term(3), vote: None, commit: Index(9) }.encode();
-        assert!(HardState::decode(&good[..23]).is_err());
+        let installing = Some(Position::new(8, 2));
+        let good = HardState { term: Term(3), vote: None, commit: Index(9), installing }.encode();
+        for length in (0..24).chain(25..40) {
+            assert!(HardState::decode(&good[..length]).is_err());
+        }
         assert!(HardState::decode(&[0xff; 24]).is_err());
+        assert!(HardState::decode(&[&good[..24], &[0xff; 16]].concat()).is_err());
         assert!(HardState::decode(&[]).is_err());
     }
 

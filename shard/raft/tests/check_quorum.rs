@@ -33,6 +33,8 @@ fn leader(now: Time) -> Raft {
         suspect: false,
         pre_vote: true,
         check_quorum: true,
+        disk_stall_max: Duration::from_secs(1),
+        may_lead: true,
         limits: Limits::default(),
     };
     let mut raft = Raft::new(options, Restored::default(), now);

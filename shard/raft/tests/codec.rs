@@ -31,11 +31,9 @@ fn append() -> impl Strategy<Value = Message> {
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
-        (term(), any::<bool>(), position()).prop_map(|(term, pre, last)| Message::RequestVote {
-            term,
-            pre,
-            last
-        }),
+        (term(), any::<bool>(), any::<bool>(), position()).prop_map(
+            |(term, pre, transfer, last)| Message::RequestVote { term, pre, transfer, last }
+        ),
         (term(), any::<bool>(), any::<bool>()).prop_map(|(term, pre, granted)| Message::Vote {
             term,
             pre,
@@ -54,9 +52,13 @@ fn message() -> impl Strategy<Value = Message> {
             commit,
             round: Round(round),
         }),
-        (term(), any::<u64>(), index(), index()).prop_map(|(term, round, matched, received)| {
-            Message::HeartbeatReply { term, round: Round(round), matched, received }
-        }),
+        (term(), any::<u64>(), index(), index(), any::<bool>(), any::<bool>()).prop_map(
+            |(term, round, matched, received, wants_snapshot, may_lead)| {
+                let round = Round(round);
+                Message::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead }
+            }
+        ),
+        term().prop_map(|term| Message::TimeoutNow { term }),
     ]
 }
 

@@ -25,6 +25,8 @@ impl Replica {
             suspect: false,
             pre_vote: true,
             check_quorum: true,
+            disk_stall_max: Duration::from_secs(1),
+            may_lead: true,
             limits: Limits::default(),
         };
         let restored = Restored {

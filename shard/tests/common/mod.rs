@@ -283,6 +283,8 @@ fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
             suspect: false,
             pre_vote: true,
             check_quorum: true,
+            disk_stall_max: Duration::from_secs(1),
+            may_lead: true,
             limits: raft::Limits::default(),
         },
         restored: Restored::default(),

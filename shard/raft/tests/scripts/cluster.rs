@@ -228,6 +228,8 @@ impl Cluster {
             suspect: false,
             pre_vote: false,
             check_quorum: false,
+            disk_stall_max: Duration::from_secs(1),
+            may_lead: true,
             limits: Limits::default(),
         };
         for option in &self.options {

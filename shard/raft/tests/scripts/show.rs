@@ -29,8 +29,9 @@ pub fn hard_state(state: &HardState) -> String {
 pub fn message(message: &Message) -> String {
     let pre = |pre: &bool| if *pre { "pre-" } else { "" };
     match message {
-        Message::RequestVote { term, pre: p, last } => {
-            format!("{}vote? term={term} last={last}", pre(p))
+        Message::RequestVote { term, pre: p, transfer, last } => {
+            let transfer = if *transfer { " transfer" } else { "" };
+            format!("{}vote? term={term} last={last}{transfer}", pre(p))
         }
         Message::Vote { term, pre: p, granted } => {
             let answer = if *granted { "granted" } else { "refused" };
@@ -48,9 +49,14 @@ pub fn message(message: &Message) -> String {
         Message::Heartbeat { term, commit, round } => {
             format!("heartbeat term={term} commit={commit} round={round}")
         }
-        Message::HeartbeatReply { term, round, matched, received } => {
-            format!("alive term={term} round={round} matched={matched} received={received}")
+        Message::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead } => {
+            let wants = if *wants_snapshot { " wants-snapshot" } else { "" };
+            let may = if *may_lead { "" } else { " may-not-lead" };
+            format!(
+                "alive term={term} round={round} matched={matched} received={received}{wants}{may}"
+            )
         }
+        Message::TimeoutNow { term } => format!("timeout-now term={term}"),
     }
 }
 
@@ -71,6 +77,7 @@ pub fn parse(text: &str) -> Result<Message, String> {
         "vote?" | "pre-vote?" => Message::RequestVote {
             term,
             pre: kind.starts_with("pre"),
+            transfer: text.ends_with(" transfer"),
             last: position(field("last")?)?,
         },
         "vote granted" | "vote refused" | "pre-vote granted" | "pre-vote refused" => {
@@ -112,7 +119,10 @@ pub fn parse(text: &str) -> Result<Message, String> {
             round: Round(number("round")?),
             matched: Index(number("matched")?),
             received: Index(number("received")?),
+            wants_snapshot: text.contains(" wants-snapshot"),
+            may_lead: !text.contains(" may-not-lead"),
         },
+        "timeout-now" => Message::TimeoutNow { term },
         other => return Err(format!("no message is called {other:?}")),
     })
 }

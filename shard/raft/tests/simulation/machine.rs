@@ -70,6 +70,7 @@ impl Disk {
             term_starts,
             last_index: Index(self.entries.len() as u64),
             applied: self.checkpoint,
+            needs_snapshot: false,
         }
     }
 }

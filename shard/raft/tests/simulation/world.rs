@@ -300,6 +300,8 @@ impl World {
             suspect: false,
             pre_vote,
             check_quorum,
+            disk_stall_max: Duration::from_secs(1),
+            may_lead: true,
             limits: limits(),
         };
         machine.raft = Some(Raft::new(options, restored, Time(self.now)));

@@ -52,5 +52,6 @@ pub fn restored(disk: &Disk) -> Restored {
         term_starts: runs.map(|run| run[0].position()).collect(),
         last_index: Index(disk.entries.len() as u64),
         applied: disk.checkpoint.max(disk.base),
+        needs_snapshot: false,
     }
 }

@@ -47,7 +47,7 @@ impl Cluster {
                 let state = match follower.state {
                     FollowerState::Probe => "probe",
                     FollowerState::Replicate => "replicate",
-                    FollowerState::NeedsSnapshot => "needs-snapshot",
+                    FollowerState::Snapshot => "snapshot",
                 };
                 self.say(&format!(
                     "   n{} {state} matched={} next={} inflight={}/{}B probes={}",

@@ -22,6 +22,7 @@ pub use outcome::{CommandFailure, StepOutcome, WriteOutcome};
 use crate::codec::{DecodeError, Reader, Writer};
 use bytes::{Bytes, BytesMut};
 use flotilla_storage::KeyRange;
+use flotilla_storage::store::Row;
 
 /// The format that [`Command::encode`] writes. [`Command::decode`] reads this and version 1.
 pub const COMMAND_VERSION: u8 = 2;
@@ -79,6 +80,12 @@ impl Entry {
         };
         let version = input.u64()?;
         Ok(Some(Entry { value: input.bytes()?, version, expires_at_ms }))
+    }
+}
+
+impl From<Row> for Entry {
+    fn from(row: Row) -> Entry {
+        Entry { value: row.value, version: row.version, expires_at_ms: row.expires_at_ms }
     }
 }
 

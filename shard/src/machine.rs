@@ -13,18 +13,24 @@
 //!
 //! What is absent: Raft, and answers to clients (`replica` matches outcomes to callers).
 
+mod float;
+mod keys;
 mod meta;
+mod natural;
+mod run;
+mod strings;
 
+pub use float::Float;
 pub use meta::ShardMeta;
+pub use strings::parse_integer;
 
-use crate::command::{
-    BatchChange, Change, Command, CommandFailure, Condition, Entry, Expect, Write, WriteOutcome,
-};
+use crate::command::{Change, Command, CommandFailure, Write, WriteOutcome};
 use crate::descriptor::Descriptor;
-use crate::sessions::SessionTable;
-use bytes::{Bytes, BytesMut};
+use crate::sessions::{Seen, SessionTable};
+use bytes::Bytes;
 use flotilla_storage::KeyRange;
-use flotilla_storage::store::{Lookup, Row, RowChange, Shard};
+use flotilla_storage::store::{Row, RowChange, Shard};
+use run::{Missing, Run};
 use std::collections::BTreeMap;
 
 /// Rows that were read from below the memtables for commands that wait for them.
@@ -126,6 +132,7 @@ impl Machine {
     /// Applies one committed command. `fetched` holds rows from below the memtables, read after
     /// the last applied command.
     pub fn apply(&mut self, command: &Command, fetched: &Fetched) -> Applied {
+        let stamp_ms = self.stamp_ms.max(command.stamp_ms);
         let applied = match &command.change {
             Change::ReleaseLog { through } => {
                 self.released = self.released.max(*through);
@@ -135,235 +142,71 @@ impl Machine {
                 self.ceiling_ms = self.ceiling_ms.max(*ms);
                 Applied::Ceiling(self.ceiling_ms)
             }
-            Change::Write(write) => self.write(write, command.value_bytes_max, fetched),
+            Change::Write(write) => match self.write(command, write, stamp_ms, fetched) {
+                Ok(outcome) => Applied::Outcome(outcome),
+                Err(Missing(keys)) => return Applied::Missing(keys),
+            },
         };
-        if !matches!(applied, Applied::Missing(_)) {
-            self.stamp_ms = self.stamp_ms.max(command.stamp_ms);
-        }
+        self.sessions.advance(self.stamp_ms, stamp_ms);
+        self.stamp_ms = stamp_ms;
         applied
     }
 
-    fn write(&mut self, write: &Write, value_bytes_max: u64, fetched: &Fetched) -> Applied {
+    /// Runs a write unless its session has it answered already.
+    fn write(
+        &mut self,
+        command: &Command,
+        write: &Write,
+        stamp_ms: u64,
+        fetched: &Fetched,
+    ) -> Result<WriteOutcome, Missing> {
+        // Before anything else: a retry gets the first answer even if the range has changed since.
+        match self.sessions.look_up(&command.origin) {
+            Seen::Never => {}
+            Seen::Answered(outcome) => {
+                let outcome = outcome.clone();
+                self.sessions.touch(&command.origin, stamp_ms);
+                return Ok(outcome);
+            }
+            Seen::Refused(failure) => return Ok(WriteOutcome::Failed(failure)),
+        }
         let mut outside = false;
         write.for_each_key(|key| outside |= !self.descriptor.range.contains(key));
         if outside {
-            return Applied::Outcome(WriteOutcome::Failed(CommandFailure::OutOfRange));
+            // Not recorded: the same write may yet take effect where its key lives now.
+            return Ok(WriteOutcome::Failed(CommandFailure::OutOfRange));
         }
-        match write {
-            Write::Put {
-                key, value, condition: Condition::Always, return_previous: false, ..
-            } => {
-                let version = self.put(key, value.clone());
-                Applied::Outcome(WriteOutcome::Put { version, written: true, previous: None })
-            }
-            Write::Put { key, value, condition, return_previous, .. } => {
-                let previous = match self.present(key, fetched) {
-                    Ok(row) => row,
-                    Err(missing) => return missing,
-                };
-                let written = match condition {
-                    Condition::Always => true,
-                    Condition::IfAbsent => previous.is_none(),
-                    Condition::IfPresent => previous.is_some(),
-                };
-                let version = if written {
-                    self.put(key, value.clone())
-                } else {
-                    previous.as_ref().map_or(0, |entry| entry.version)
-                };
-                let previous = if *return_previous { previous } else { None };
-                Applied::Outcome(WriteOutcome::Put { version, written, previous })
-            }
-            Write::Delete { keys } => self.delete(keys, fetched),
-            Write::CompareAndSwap { key, expect, new, .. } => {
-                let current = match self.present(key, fetched) {
-                    Ok(row) => row,
-                    Err(missing) => return missing,
-                };
-                let holds = match expect {
-                    Expect::Absent => current.is_none(),
-                    Expect::Value(value) => current.as_ref().is_some_and(|e| e.value == *value),
-                    Expect::Version(version) => {
-                        current.as_ref().is_some_and(|e| e.version == *version)
-                    }
-                };
-                if !holds {
-                    let version = current.as_ref().map_or(0, |entry| entry.version);
-                    return Applied::Outcome(WriteOutcome::Swap {
-                        version,
-                        swapped: false,
-                        current,
-                    });
+        let outcome = match write {
+            Write::DeleteRange { range } => self.delete_range(range),
+            other => {
+                let mut run = Run::new(&self.shard, fetched, stamp_ms, command.value_bytes_max);
+                let outcome = run.write(other)?;
+                let (changes, expiring_until_ms) = run.finish();
+                self.expiring_until_ms = self.expiring_until_ms.max(expiring_until_ms);
+                if let Some(changes) = changes {
+                    self.shard.apply(changes);
                 }
-                let version = match new {
-                    Some(value) => self.put(key, value.clone()),
-                    None if current.is_some() => {
-                        self.shard.apply(vec![RowChange::Delete { key: key.clone() }])
-                    }
-                    None => self.shard.version(),
-                };
-                Applied::Outcome(WriteOutcome::Swap { version, swapped: true, current: None })
+                outcome
             }
-            Write::Add { key, delta } => self.add(key, *delta, fetched),
-            Write::Append { key, value } => self.append(key, value, value_bytes_max, fetched),
-            Write::Batch { changes, .. } => {
-                let changes = changes
-                    .iter()
-                    .map(|change| match change {
-                        BatchChange::Put { key, value } => row_put(key, value.clone()),
-                        BatchChange::Delete { key } => RowChange::Delete { key: key.clone() },
-                    })
-                    .collect();
-                let version = self.shard.apply(changes);
-                Applied::Outcome(WriteOutcome::Batch { version, written: true })
+        };
+        self.sessions.record(&command.origin, stamp_ms, &outcome);
+        Ok(outcome)
+    }
+
+    fn delete_range(&mut self, range: &KeyRange) -> WriteOutcome {
+        let version = match range.clip(&self.descriptor.range) {
+            None => self.shard.version(),
+            Some(part) if part == self.descriptor.range => {
+                self.expiring_until_ms = 0;
+                self.shard.clear()
             }
-            Write::DeleteRange { range } => {
-                let version = match range.clip(&self.descriptor.range) {
-                    None => self.shard.version(),
-                    Some(part) if part == self.descriptor.range => self.shard.clear(),
-                    Some(part) => self.shard.apply(vec![RowChange::DeleteRange(part)]),
-                };
-                Applied::Outcome(WriteOutcome::RangeDeleted { version })
-            }
-            _ => Applied::Outcome(WriteOutcome::Failed(CommandFailure::OutOfRange)),
-        }
-    }
-
-    fn delete(&mut self, keys: &[Bytes], fetched: &Fetched) -> Applied {
-        let mut missing = Vec::new();
-        let mut doomed: Vec<&Bytes> = Vec::with_capacity(keys.len());
-        for key in keys {
-            match self.present(key, fetched) {
-                Ok(Some(_)) => doomed.push(key),
-                Ok(None) => {}
-                Err(_) => missing.push(key.clone()),
-            }
-        }
-        if !missing.is_empty() {
-            return Applied::Missing(missing);
-        }
-        doomed.sort_unstable();
-        doomed.dedup();
-        let count = doomed.len() as u64;
-        let version = if doomed.is_empty() {
-            self.shard.version()
-        } else {
-            let changes = doomed.into_iter().map(|key| RowChange::Delete { key: key.clone() });
-            self.shard.apply(changes.collect())
+            Some(part) => self.shard.apply(vec![RowChange::DeleteRange(part)]),
         };
-        Applied::Outcome(WriteOutcome::Deleted { version, count })
-    }
-
-    fn add(&mut self, key: &Bytes, delta: i64, fetched: &Fetched) -> Applied {
-        let present = match self.present(key, fetched) {
-            Ok(row) => row,
-            Err(missing) => return missing,
-        };
-        let number = match present {
-            None => 0,
-            Some(entry) => match parse_integer(&entry.value) {
-                Some(number) => number,
-                None => {
-                    return Applied::Outcome(WriteOutcome::Failed(CommandFailure::NotAnInteger));
-                }
-            },
-        };
-        let Some(sum) = number.checked_add(delta) else {
-            return Applied::Outcome(WriteOutcome::Failed(CommandFailure::Overflow));
-        };
-        self.put(key, Bytes::from(sum.to_string()));
-        Applied::Outcome(WriteOutcome::Number(sum))
-    }
-
-    fn append(
-        &mut self,
-        key: &Bytes,
-        value: &Bytes,
-        value_bytes_max: u64,
-        fetched: &Fetched,
-    ) -> Applied {
-        let present = match self.present(key, fetched) {
-            Ok(row) => row.map_or_else(Bytes::new, |entry| entry.value),
-            Err(missing) => return missing,
-        };
-        let length = (present.len() + value.len()) as u64;
-        if length > value_bytes_max {
-            return Applied::Outcome(WriteOutcome::Failed(CommandFailure::TooLarge));
-        }
-        let mut joined = BytesMut::with_capacity(length as usize);
-        joined.extend_from_slice(&present);
-        joined.extend_from_slice(value);
-        self.put(key, joined.freeze());
-        Applied::Outcome(WriteOutcome::Length(length))
-    }
-
-    fn put(&mut self, key: &Bytes, value: Bytes) -> u64 {
-        self.shard.apply(vec![row_put(key, value)])
-    }
-
-    fn present(&self, key: &Bytes, fetched: &Fetched) -> Result<Option<Entry>, Applied> {
-        let row = match self.shard.lookup(key) {
-            Lookup::Row(row) => Some(row),
-            Lookup::Absent => None,
-            Lookup::Below => match fetched.get(key) {
-                Some(row) => row.clone(),
-                None => return Err(Applied::Missing(vec![key.clone()])),
-            },
-        };
-        Ok(row.map(|row| {
-            let Row { value, version, expires_at_ms, .. } = row;
-            Entry { value, version, expires_at_ms }
-        }))
+        WriteOutcome::RangeDeleted { version }
     }
 
     /// The part of `range` that this shard holds.
     pub fn clip(&self, range: &KeyRange) -> Option<KeyRange> {
         range.clip(&self.descriptor.range)
-    }
-}
-
-fn row_put(key: &Bytes, value: Bytes) -> RowChange {
-    RowChange::Put { key: key.clone(), value, flags: 0, expires_at_ms: None }
-}
-
-/// A decimal 64-bit integer exactly as Redis accepts it: no plus sign, no spaces, no leading
-/// zeros, no minus zero.
-pub fn parse_integer(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let canonical = match digits {
-        [] => false,
-        [b'0'] => text.len() == 1,
-        [first, ..] => *first != b'0' && digits.iter().all(u8::is_ascii_digit),
-    };
-    if !canonical {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_integer;
-
-    #[test]
-    fn integers_are_parsed_as_redis_does() {
-        for (text, want) in [
-            ("0", Some(0)),
-            ("-1", Some(-1)),
-            ("9223372036854775807", Some(i64::MAX)),
-            ("-9223372036854775808", Some(i64::MIN)),
-            ("9223372036854775808", None),
-            ("", None),
-            ("-", None),
-            ("-0", None),
-            ("01", None),
-            ("+1", None),
-            (" 1", None),
-            ("1 ", None),
-            ("1.0", None),
-            ("abc", None),
-        ] {
-            assert_eq!(parse_integer(text.as_bytes()), want, "{text:?}");
-        }
     }
 }

@@ -436,9 +436,10 @@ impl Replica {
     }
 
     fn serve_reads(&mut self, now: &Now, effects: &mut Effects) {
+        let time_ms = self.machine.read_time_ms(now.wall_ms);
         while let Some(reads) = self.reads.ready(self.applying.applied().index) {
             for read in reads {
-                match serve::serve(&self.machine, self.group, read) {
+                match serve::serve(&self.machine, self.group, read, time_ms) {
                     Served::Now { reply, entered, result } => {
                         let total = now.instant - entered.min(now.instant);
                         effects.observed.push(Observed::Read { total });

@@ -45,16 +45,21 @@ pub enum Served {
 }
 
 /// Answers a confirmed read, or says that it must look below.
-pub fn serve(machine: &Machine, group: GroupId, read: ReadRequest) -> Served {
+///
+/// `read_time_ms` is the moment at which the read sees rows that expire: what the machine makes of
+/// the replica's clock ([`Machine::read_time_ms`]).
+pub fn serve(machine: &Machine, group: GroupId, read: ReadRequest, read_time_ms: u64) -> Served {
     let ReadRequest { operation, reply, entered, permit, .. } = read;
     let range = &machine.descriptor().range;
     let hot = match &operation {
         Operation::Get { key } if range.contains(key) => match machine.shard().lookup(key) {
-            Lookup::Row(row) => Some(Ok(Answer::Value(Some(entry(row))))),
+            Lookup::Row(row) => Some(Ok(Answer::Value(entry(row, read_time_ms)))),
             Lookup::Absent => Some(Ok(Answer::Value(None))),
             Lookup::Below => None,
         },
-        Operation::GetMany { keys } => hot_values(machine, keys).map(|v| Ok(Answer::Values(v))),
+        Operation::GetMany { keys } => {
+            hot_values(machine, keys, read_time_ms).map(|values| Ok(Answer::Values(values)))
+        }
         Operation::Get { .. } => {
             Some(Err(Refusal::OutOfRange { descriptor: machine.descriptor().clone() }))
         }
@@ -64,17 +69,21 @@ pub fn serve(machine: &Machine, group: GroupId, read: ReadRequest) -> Served {
     match hot {
         Some(result) => Served::Now { reply, entered, result },
         None => {
-            let (view, range) = (machine.shard().view(), range.clone());
+            let (view, range) = (machine.shard().view().at(read_time_ms), range.clone());
             Served::Cold(ColdRead { group, view, range, operation, reply, entered, permit })
         }
     }
 }
 
-fn hot_values(machine: &Machine, keys: &[bytes::Bytes]) -> Option<Vec<Option<Entry>>> {
+fn hot_values(
+    machine: &Machine,
+    keys: &[bytes::Bytes],
+    read_time_ms: u64,
+) -> Option<Vec<Option<Entry>>> {
     let mut values = Vec::with_capacity(keys.len());
     for key in keys {
         match machine.shard().lookup(key) {
-            Lookup::Row(row) => values.push(Some(entry(row))),
+            Lookup::Row(row) => values.push(entry(row, read_time_ms)),
             Lookup::Absent => values.push(None),
             Lookup::Below => return None,
         }
@@ -87,12 +96,12 @@ impl ColdRead {
     pub fn run(&self) -> Result<Answer, Refusal> {
         let answer = match &self.operation {
             Operation::Get { key } => {
-                Answer::Value(self.view.get(key).map_err(refusal)?.map(entry))
+                Answer::Value(self.view.get(key).map_err(refusal)?.map(Entry::from))
             }
             Operation::GetMany { keys } => {
                 let mut values = Vec::with_capacity(keys.len());
                 for key in keys {
-                    values.push(self.view.get(key).map_err(refusal)?.map(entry));
+                    values.push(self.view.get(key).map_err(refusal)?.map(Entry::from));
                 }
                 Answer::Values(values)
             }
@@ -107,7 +116,8 @@ impl ColdRead {
                     keys_only: *keys_only,
                 };
                 let page = self.view.page(&part, options).map_err(refusal)?;
-                let rows = page.rows.into_iter().map(|(key, row)| (key, entry(row))).collect();
+                let rows =
+                    page.rows.into_iter().map(|(key, row)| (key, Entry::from(row))).collect();
                 Answer::Page { rows, rest: page.more }
             }
             Operation::Count { range } => match range.clip(&self.range) {
@@ -120,8 +130,8 @@ impl ColdRead {
     }
 }
 
-fn entry(row: Row) -> Entry {
-    Entry { value: row.value, version: row.version, expires_at_ms: row.expires_at_ms }
+fn entry(row: Row, read_time_ms: u64) -> Option<Entry> {
+    (!row.is_expired(read_time_ms)).then(|| Entry::from(row))
 }
 
 fn refusal(error: StoreError) -> Refusal {

@@ -467,7 +467,8 @@ fn open_disk(
     let (journal, recovery) =
         Journal::open(Arc::new(RealFs), directory.path().join(JOURNAL), journal_options)
             .map_err(|error| Error::Storage(error.to_string()))?;
-    let store_options = StoreOptions { cache_bytes: options.cache_bytes };
+    let store_options =
+        StoreOptions { cache_bytes: options.cache_bytes, ..StoreOptions::default() };
     let (store, states) =
         Store::open(&directory.path().join(STORE), store_options, metrics.store.clone())
             .map_err(|error| Error::Storage(error.to_string()))?;

@@ -1,37 +1,35 @@
 //! The base: one redb file per node, and the read transaction that everybody shares.
 //!
 //! Reads go through a published [`Snapshot`]: one read transaction, the shards' records as of it,
-//! and their opened tables. A commit publishes the next snapshot when it is durable; a get starts
-//! no transaction and opens no table. Snapshots must not be held for long: redb cannot reuse pages
-//! that one of them may still read, so the file grows.
+//! and their opened tables. A commit publishes the next snapshot when it is durable.
 //!
 //! Invariants:
 //!
 //! * Every call into redb is guarded: its panics become errors.
 //! * Commits are durable (two-phase, with quick repair) before the snapshot of their state is
-//!   published.
+//!   published. The only others write rows that no record names, and publish nothing.
 //! * A commit that failed has an unknown outcome. Nothing is concluded from the error: the file is
 //!   opened again and asked.
+//! * Nothing is written after a failure before a small commit has confirmed what is seen.
 //!
 //! What is absent: memtables, and what a checkpoint writes (`commit`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
-use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    TableHandle, WriteTransaction,
-};
+use redb::{Database, Durability, WriteTransaction};
 
-use super::backend::{Metered, OpenBackend, Traffic};
-use super::base_read::ShardBase;
+use super::backend::{OpenBackend, Traffic};
 use super::error::{StoreError, guarded};
 use super::extent::{ShardState, TableId};
+use super::file::{self, Loaded};
 use super::metrics::StoreMetrics;
+use super::snapshot::{Committed, Snapshot};
+use super::watch::Watch;
 use crate::GroupId;
 
 /// The format that this program reads and writes; see `docs/store-format.md`.
@@ -39,29 +37,24 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The redb file inside the store's directory.
 const FILE_NAME: &str = "store.redb";
 
-/// Facts about the whole file, by name.
-pub(crate) const STORE_TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("store");
-/// The shards' records, by group.
-pub(crate) const SHARDS_TABLE: TableDefinition<'static, u64, &[u8]> =
-    TableDefinition::new("shards");
-const FORMAT_KEY: &str = "format";
-pub(crate) const TABLE_NEXT_KEY: &str = "table_next";
-const REOPENS_KEY: &str = "reopens";
-
 /// Settings of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
     /// Memory for redb's page cache, in bytes. redb's own default would be 1 GiB.
     pub cache_bytes: usize,
+    /// Memory for merged memtables that stay readable above redb, in bytes. They are what was
+    /// written last, which is often what is read next.
+    pub merged_bytes_max: u64,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { cache_bytes: 128 << 20 }
+        StoreOptions { cache_bytes: 128 << 20, merged_bytes_max: 64 << 20 }
     }
 }
 
-/// A shard whose record cannot be read. Its tables are left alone.
+/// A shard whose record cannot be read, or names a table that is not there. Its tables are left
+/// alone.
 #[derive(Clone, Debug)]
 pub struct DamagedShard {
     /// The shard.
@@ -70,86 +63,59 @@ pub struct DamagedShard {
     pub error: StoreError,
 }
 
-/// The file's state as of one read transaction, shared by all readers until the next is published.
-pub(crate) struct Snapshot {
-    transaction: ReadTransaction,
-    shards: HashMap<GroupId, SnapshotShard>,
-    /// The number of the next table to be created.
-    pub(crate) table_next: u64,
-}
-
-struct SnapshotShard {
-    state: Arc<ShardState>,
-    opened: OnceLock<Arc<ShardBase>>,
-}
-
-impl Snapshot {
-    fn new(
-        transaction: ReadTransaction,
-        states: impl IntoIterator<Item = Arc<ShardState>>,
-        table_next: u64,
-    ) -> Snapshot {
-        let shards = states
-            .into_iter()
-            .map(|state| (state.group, SnapshotShard { state, opened: OnceLock::new() }))
-            .collect();
-        Snapshot { transaction, shards, table_next }
-    }
-
-    /// The record of `group`; `None` before its first checkpoint.
-    pub(crate) fn state(&self, group: GroupId) -> Option<&Arc<ShardState>> {
-        self.shards.get(&group).map(|shard| &shard.state)
-    }
-
-    /// The rows of `group`, its tables opened once per snapshot; `None` before its first
-    /// checkpoint.
-    pub(crate) fn shard(
-        &self,
-        group: GroupId,
-        metrics: &StoreMetrics,
-    ) -> Result<Option<Arc<ShardBase>>, StoreError> {
-        let Some(shard) = self.shards.get(&group) else { return Ok(None) };
-        if let Some(opened) = shard.opened.get() {
-            return Ok(Some(opened.clone()));
-        }
-        let opened = Arc::new(ShardBase::open(&self.transaction, &shard.state, metrics.clone())?);
-        // Another reader may have been faster; either one will do.
-        Ok(Some(shard.opened.get_or_init(|| opened).clone()))
-    }
-
-    fn states(&self) -> impl Iterator<Item = &Arc<ShardState>> {
-        self.shards.values().map(|shard| &shard.state)
-    }
-
-    /// How many extents name each table, over all shards.
-    pub(crate) fn table_uses(&self) -> BTreeMap<TableId, usize> {
-        let mut uses = BTreeMap::new();
-        for extent in self.states().flat_map(|state| &state.extents) {
-            *uses.entry(extent.table).or_default() += 1;
-        }
-        uses
-    }
-}
-
-/// What a commit changed besides rows: how the next snapshot differs from the last.
-#[derive(Debug, Default)]
-pub(crate) struct Committed {
-    /// New records.
-    pub(crate) states: Vec<Arc<ShardState>>,
-    /// Records removed.
-    pub(crate) removed: Vec<GroupId>,
-    pub(crate) table_next: u64,
-}
-
 /// The redb file, opened.
 pub(crate) struct Base {
     options: StoreOptions,
     open_backend: OpenBackend,
-    /// `None` after a reopening failed, until one succeeds.
-    database: Mutex<Option<Database>>,
+    slot: Mutex<Slot>,
     snapshot: RwLock<Arc<Snapshot>>,
+    /// The record that an import is about to put in place: found in the file after a failure, it
+    /// is a new generation.
+    swapping: Mutex<Option<Arc<ShardState>>>,
+    watch: Arc<Watch>,
     traffic: Arc<Traffic>,
     metrics: StoreMetrics,
+}
+
+struct Slot {
+    /// `None` after a reopening failed, until one succeeds.
+    database: Option<Database>,
+    /// False while the file can be read, but what is seen could not be confirmed.
+    confirmed: bool,
+}
+
+/// The path of the store's file in `dir`.
+pub(crate) fn file_path(dir: &Path) -> PathBuf {
+    dir.join(FILE_NAME)
+}
+
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<> {
+    let path = path.to_owned();
+    move |source| StoreError::File { path, source: Arc::new(source) }
+}
+
+/// Moves the file in `dir` aside, under a name that is not in use. Does nothing if there is none.
+pub(crate) fn set_aside(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let path = file_path(dir);
+    if !path.try_exists().map_err(file_error(&path))? {
+        return Ok(None);
+    }
+    let mut number = 1;
+    let aside = loop {
+        let aside = dir.join(format!("{FILE_NAME}.damaged-{number}"));
+        if !aside.try_exists().map_err(file_error(&aside))? {
+            break aside;
+        }
+        number += 1;
+    };
+    fs::rename(&path, &aside).map_err(file_error(&aside))?;
+    sync_dir(dir)?;
+    Ok(Some(aside))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir).and_then(|handle| handle.sync_all()).map_err(file_error(dir))
 }
 
 impl Base {
@@ -159,12 +125,8 @@ impl Base {
         options: StoreOptions,
         metrics: StoreMetrics,
     ) -> Result<(Base, Vec<DamagedShard>), StoreError> {
-        let file_error = |path: &Path| {
-            let path = path.to_owned();
-            move |source: io::Error| StoreError::File { path, source: Arc::new(source) }
-        };
         fs::create_dir_all(dir).map_err(file_error(dir))?;
-        let path = dir.join(FILE_NAME);
+        let path = file_path(dir);
         let open = path.clone();
         let open_backend: OpenBackend = Box::new(move || {
             let mut options = OpenOptions::new();
@@ -178,8 +140,7 @@ impl Base {
         let file = OpenOptions::new().write(true).open(&path).map_err(file_error(&path))?;
         file.sync_all().map_err(file_error(&path))?;
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-            let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-            File::open(dir).and_then(|handle| handle.sync_all()).map_err(file_error(dir))?;
+            sync_dir(dir)?;
         }
         Ok(opened)
     }
@@ -191,24 +152,33 @@ impl Base {
         metrics: StoreMetrics,
     ) -> Result<(Base, Vec<DamagedShard>), StoreError> {
         let traffic = Arc::new(Traffic::default());
-        let database = open_database(&open_backend, options, &traffic)?;
-        guarded("open the store", || initialize(&database))?;
-        let (snapshot, damaged) = guarded("read the shards", || load(&database))?;
+        let read = || {
+            let database = file::open_database(&open_backend, options, &traffic)?;
+            guarded("open the store", || file::initialize(&database))?;
+            let loaded = guarded("read the shards", || file::load(&database))?;
+            Ok((database, loaded))
+        };
+        let (database, loaded) = read().map_err(StoreError::of_whole_file)?;
+        let watch = Arc::new(Watch::default());
+        for DamagedShard { group, error } in &loaded.damaged {
+            watch.mark_record_damaged(*group, 0, error);
+        }
+        // Whoever opens the store is told by the list.
+        watch.take_unreported();
+        let Loaded { transaction, states, damaged, table_next } = loaded;
+        let generations = Arc::default();
+        let snapshot = Snapshot::new(transaction, states, table_next, generations, watch.clone());
         let base = Base {
             options,
             open_backend,
-            database: Mutex::new(Some(database)),
+            slot: Mutex::new(Slot { database: Some(database), confirmed: true }),
             snapshot: RwLock::new(Arc::new(snapshot)),
+            swapping: Mutex::default(),
+            watch,
             traffic,
             metrics,
         };
-        match damaged.is_empty() {
-            true => base.drop_orphans()?,
-            false => tracing::warn!(
-                shards = damaged.len(),
-                "records of shards are damaged; tables that no record names are kept"
-            ),
-        }
+        base.drop_unnamed(&BTreeSet::new())?;
         base.metrics.redb_file_bytes.set(base.traffic.file_bytes() as i64);
         Ok((base, damaged))
     }
@@ -235,6 +205,14 @@ impl Base {
         &self.metrics
     }
 
+    pub(crate) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    pub(crate) fn options(&self) -> StoreOptions {
+        self.options
+    }
+
     /// Runs `write` in one durable transaction over the state of the snapshot handed to it, and
     /// publishes the next snapshot.
     ///
@@ -247,233 +225,197 @@ impl Base {
         &self,
         write: impl FnOnce(&WriteTransaction, &Snapshot) -> Result<Committed, StoreError>,
     ) -> Result<(), StoreError> {
-        let database = self.database.lock();
-        let Some(database) = database.as_ref() else {
-            return Err(StoreError::Closed { why: "it could not be opened again".to_owned() });
-        };
+        let slot = self.slot.lock();
+        let database = slot.writable()?;
         let current = self.snapshot();
         let (transaction, committed) = guarded("write a checkpoint", || {
-            let transaction = begin_durable(database)?;
+            let transaction = file::begin_durable(database)?;
             let committed = write(&transaction, &current)?;
             Ok((transaction, committed))
         })?;
-        guarded("commit", || {
-            transaction.commit().map_err(|error| StoreError::database("commit", error))
-        })
-        .map_err(|error| StoreError::UnknownOutcome { source: Arc::new(error) })?;
+        finish(transaction)?;
 
-        let Committed { states, removed, table_next } = committed;
+        let Committed { states, removed, swapped, table_next } = committed;
         let mut shards: HashMap<GroupId, Arc<ShardState>> =
             current.states().map(|state| (state.group, state.clone())).collect();
-        for group in removed {
-            shards.remove(&group);
+        for group in &removed {
+            shards.remove(group);
         }
         shards.extend(states.into_iter().map(|state| (state.group, state)));
-        let transaction = guarded("begin reading", || begin_read(database))
+        let transaction = guarded("begin reading", || file::begin_read(database))
             .map_err(|error| StoreError::UnknownOutcome { source: Arc::new(error) })?;
-        let next = Snapshot::new(transaction, shards.into_values(), table_next);
-        *self.snapshot.write() = Arc::new(next);
+        let mut generations = current.generations.clone();
+        if let Some(group) = swapped {
+            *Arc::make_mut(&mut generations).entry(group).or_default() += 1;
+        }
+        self.publish(Snapshot::new(
+            transaction,
+            shards.into_values(),
+            table_next,
+            generations,
+            self.watch.clone(),
+        ));
+        removed.into_iter().chain(swapped).for_each(|group| self.watch.forget(group));
         self.metrics.redb_file_bytes.set(self.traffic.file_bytes() as i64);
         Ok(())
+    }
+
+    /// Runs `write` in a transaction that is not durable before the next durable one is, and
+    /// publishes nothing: for rows that no record names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Base::commit`], and then all that was written so since the last durable commit is lost.
+    pub(crate) fn commit_unnamed(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let slot = self.slot.lock();
+        let database = slot.writable()?;
+        let transaction = guarded("write rows", || {
+            let mut transaction = database
+                .begin_write()
+                .map_err(|error| StoreError::database("begin writing", error))?;
+            transaction
+                .set_durability(Durability::None)
+                .expect("without savepoints every durability is allowed");
+            write(&transaction)?;
+            Ok(transaction)
+        })?;
+        finish(transaction)
+    }
+
+    fn publish(&self, snapshot: Snapshot) {
+        // The old one may be the last to hold a transaction: dropped outside of the lock.
+        let _old = std::mem::replace(&mut *self.snapshot.write(), Arc::new(snapshot));
+    }
+
+    /// Says that the record of a shard is about to be replaced by `state` together with its rows.
+    /// `None`: that is over.
+    pub(crate) fn set_swapping(&self, state: Option<Arc<ShardState>>) {
+        *self.swapping.lock() = state;
     }
 
     /// Closes the file and opens it again, after a failure. What it holds then is the truth.
     ///
     /// Views of the time before answer [`StoreError::Reopened`] for what they have not read yet.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened, or what it shows cannot be confirmed by a small commit; in the
+    /// latter case it can be read. Nothing is to be concluded from it, and this is to be called
+    /// again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        let mut slot = self.database.lock();
+        let mut slot = self.slot.lock();
         self.metrics.reopens_total.inc();
-        if let Some(old) = slot.take() {
-            // Its destructor may meet the same failing disk; there is nothing to learn from it.
-            if let Err(error) = guarded("close the file", || {
-                drop(old);
-                Ok(())
-            }) {
-                tracing::warn!(%error, "closing the failed store file");
-            }
-        }
-        let database = open_database(&self.open_backend, self.options, &self.traffic)?;
+        self.close(&mut slot);
+        self.watch.next_epoch();
+        let database = file::open_database(&self.open_backend, self.options, &self.traffic)?;
         // A sync that failed may have left pages that look written and are not. Commits are
         // two-phase: all but the header were synced before the header could name them, so one
         // more successful commit, which writes the header, makes durable what is seen here.
-        guarded("confirm the reopened store", || confirm(&database))?;
-        let (snapshot, damaged) = guarded("read the shards", || load(&database))?;
-        // A shard that was sound must not be taken for one without rows. One that was damaged when
-        // the store was opened has no readers.
-        let before = self.snapshot();
-        if let Some(lost) = damaged.into_iter().find(|shard| before.state(shard.group).is_some()) {
-            return Err(lost.error);
-        }
-        *self.snapshot.write() = Arc::new(snapshot);
-        *slot = Some(database);
-        Ok(())
-    }
-
-    /// Drops the tables that no extent names: left by an interrupted bulk load.
-    fn drop_orphans(&self) -> Result<(), StoreError> {
-        let snapshot = self.snapshot();
-        let uses = snapshot.table_uses();
-        let tables = guarded("list tables", || list_tables(&snapshot.transaction))?;
-        let orphans: Vec<TableId> = tables
-            .iter()
-            .filter_map(|name| TableId::from_name(name))
-            .filter(|table| !uses.contains_key(table))
-            .collect();
-        if orphans.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(tables = orphans.len(), "dropping tables that no shard names");
-        self.commit(|transaction, current| {
-            for table in &orphans {
-                delete_table(transaction, *table)?;
-            }
-            Ok(Committed { table_next: current.table_next, ..Committed::default() })
-        })
-    }
-}
-
-fn open_database(
-    open_backend: &OpenBackend,
-    options: StoreOptions,
-    traffic: &Arc<Traffic>,
-) -> Result<Database, StoreError> {
-    guarded("open the file", || {
-        let backend = open_backend()
-            .map_err(|error| StoreError::database("open the file", redb::Error::Io(error)))?;
-        Database::builder()
-            .set_cache_size(options.cache_bytes)
-            .create_with_backend(Metered::new(backend, traffic.clone()))
-            .map_err(|error| StoreError::database("open the file", error))
-    })
-}
-
-/// Checks the format of the file; an empty one gets it.
-fn initialize(database: &Database) -> Result<(), StoreError> {
-    let tables = list_tables(&begin_read(database)?)?;
-    if tables.is_empty() {
-        let transaction = begin_durable(database)?;
-        {
-            let mut store = open_store_table(&transaction)?;
-            let mut put = |key, value: &[u8]| {
-                store.insert(key, value).map(drop).map_err(|e| StoreError::database("write", e))
-            };
-            put(FORMAT_KEY, &FORMAT_VERSION.to_le_bytes())?;
-            put(TABLE_NEXT_KEY, &1u64.to_le_bytes())?;
-        }
-        transaction
-            .open_table(SHARDS_TABLE)
-            .map(drop)
-            .map_err(|error| StoreError::database("create the table of shards", error))?;
-        return transaction.commit().map_err(|error| StoreError::database("commit", error));
-    }
-
-    let wrong = |found: String| StoreError::Format { found, supported: FORMAT_VERSION };
-    if !tables.iter().any(|name| name == STORE_TABLE.name()) {
-        return Err(wrong("a redb file of another program".to_owned()));
-    }
-    let found = read_fact(&begin_read(database)?, FORMAT_KEY)?;
-    match found.as_deref().map(<[u8; 4]>::try_from) {
-        Some(Ok(bytes)) if u32::from_le_bytes(bytes) == FORMAT_VERSION => Ok(()),
-        Some(Ok(bytes)) => Err(wrong(u32::from_le_bytes(bytes).to_string())),
-        _ => Err(wrong("not recorded".to_owned())),
-    }
-}
-
-/// Reads the records of all shards.
-fn load(database: &Database) -> Result<(Snapshot, Vec<DamagedShard>), StoreError> {
-    let transaction = begin_read(database)?;
-    let reading = |error| StoreError::database("read the shards", error);
-    let table_next =
-        match read_fact(&transaction, TABLE_NEXT_KEY)?.as_deref().map(TryFrom::try_from) {
-            Some(Ok(bytes)) => u64::from_le_bytes(bytes),
-            _ => {
-                let found = "without a table counter".to_owned();
-                return Err(StoreError::Format { found, supported: FORMAT_VERSION });
+        let confirmed = guarded("confirm the reopened store", || file::confirm(&database));
+        let database = match &confirmed {
+            Ok(()) => database,
+            Err(_) => {
+                // redb reads nothing after a failed write either, so once more for the readers.
+                slot.database = Some(database);
+                self.close(&mut slot);
+                file::open_database(&self.open_backend, self.options, &self.traffic)?
             }
         };
-    let table = transaction
-        .open_table(SHARDS_TABLE)
-        .map_err(|error| StoreError::database("read the shards", error))?;
-    let mut states = Vec::new();
-    let mut damaged = Vec::new();
-    for entry in table.iter().map_err(reading)? {
-        let (group, record) = entry.map_err(reading)?;
-        let group = GroupId(group.value());
-        match ShardState::decode(group, record.value()) {
-            Ok(state) => states.push(Arc::new(state)),
-            Err(what) => {
-                let error =
-                    StoreError::Corrupt { group, table: SHARDS_TABLE.name().to_owned(), what };
-                damaged.push(DamagedShard { group, error });
-            }
+        let loaded = guarded("read the shards", || file::load(&database))?;
+        self.publish_reopened(loaded);
+        *slot = Slot { database: Some(database), confirmed: confirmed.is_ok() };
+        confirmed
+    }
+
+    fn close(&self, slot: &mut Slot) {
+        let Some(old) = slot.database.take() else { return };
+        // Its destructor may meet the same failing disk; there is nothing to learn from it.
+        let dropped = guarded("close the file", || {
+            drop(old);
+            Ok(())
+        });
+        if let Err(error) = dropped {
+            tracing::warn!(%error, "closing the failed store file");
         }
     }
-    drop(table);
-    Ok((Snapshot::new(transaction, states, table_next), damaged))
-}
 
-/// One small commit that leaves everything else as it is.
-fn confirm(database: &Database) -> Result<(), StoreError> {
-    let transaction = begin_durable(database)?;
-    {
-        let writing = |error| StoreError::database("confirm the reopened store", error);
-        let mut store = open_store_table(&transaction)?;
-        let before = store.get(REOPENS_KEY).map_err(writing)?;
-        let reopens =
-            before.and_then(|bytes| bytes.value().try_into().ok()).map_or(0, u64::from_le_bytes);
-        let reopens = (reopens + 1).to_le_bytes();
-        store.insert(REOPENS_KEY, &reopens[..]).map_err(writing)?;
+    fn publish_reopened(&self, loaded: Loaded) {
+        let Loaded { transaction, states, damaged, table_next } = loaded;
+        let before = self.snapshot();
+        let mut generations = before.generations.clone();
+        if let Some(swapping) = &*self.swapping.lock()
+            && states.contains(swapping)
+            && before.state(swapping.group) != Some(swapping)
+        {
+            *Arc::make_mut(&mut generations).entry(swapping.group).or_default() += 1;
+        }
+        // A shard that was sound must not be taken for one without rows.
+        for DamagedShard { group, error } in damaged {
+            let generation = generations.get(&group).copied().unwrap_or(0);
+            self.watch.mark_record_damaged(group, generation, &error);
+        }
+        let watch = self.watch.clone();
+        self.publish(Snapshot::new(transaction, states, table_next, generations, watch));
     }
-    transaction.commit().map_err(|error| StoreError::database("confirm the reopened store", error))
+
+    /// Drops the tables that no extent names and that are not in `used`: left by an interrupted
+    /// bulk load, or by a swap. What is not a sound tree is given up instead, and a table that
+    /// cannot be dropped stays until the file is opened the next time.
+    ///
+    /// # Errors
+    ///
+    /// If the disk refuses; the file has to be opened again then.
+    pub(crate) fn drop_unnamed(&self, used: &BTreeSet<TableId>) -> Result<(), StoreError> {
+        if self.watch.any_record_damaged() {
+            tracing::warn!("records of shards are damaged; tables that no record names are kept");
+            return Ok(());
+        }
+        let uses = self.snapshot().table_uses();
+        let mut unnamed = self.snapshot().row_tables()?;
+        unnamed.retain(|table| !uses.contains_key(table) && !used.contains(table));
+        for table in unnamed {
+            let snapshot = self.snapshot();
+            if file::is_abandoned(&snapshot.transaction, table)? {
+                continue;
+            }
+            let sound = file::is_tree(&snapshot.transaction, table);
+            drop(snapshot);
+            match sound {
+                true => tracing::info!(table = table.name(), "dropping a table of no shard"),
+                false => tracing::error!(
+                    table = table.name(),
+                    "a table of no shard is damaged; its pages are given up"
+                ),
+            }
+            self.commit(|transaction, current| {
+                match sound {
+                    true => file::delete_table(transaction, table)?,
+                    false => file::abandon_table(transaction, table)?,
+                }
+                Ok(Committed { table_next: current.table_next, ..Committed::default() })
+            })?;
+        }
+        Ok(())
+    }
 }
 
-fn begin_durable(database: &Database) -> Result<WriteTransaction, StoreError> {
-    let mut transaction =
-        database.begin_write().map_err(|error| StoreError::database("begin writing", error))?;
-    transaction
-        .set_durability(Durability::Immediate)
-        .expect("without savepoints every durability is allowed");
-    // Saves the allocator's state with each commit, so that opening after a crash takes
-    // milliseconds instead of a walk over the whole file, and commits in two phases.
-    transaction.set_quick_repair(true);
-    Ok(transaction)
+impl Slot {
+    fn writable(&self) -> Result<&Database, StoreError> {
+        let closed = |why: &str| StoreError::Closed { why: why.to_owned() };
+        let database = self.database.as_ref().ok_or_else(|| closed("it could not be opened"))?;
+        match self.confirmed {
+            true => Ok(database),
+            false => Err(closed("what it shows could not be confirmed")),
+        }
+    }
 }
 
-fn begin_read(database: &Database) -> Result<ReadTransaction, StoreError> {
-    database.begin_read().map_err(|error| StoreError::database("begin reading", error))
-}
-
-fn list_tables(transaction: &ReadTransaction) -> Result<Vec<String>, StoreError> {
-    let tables =
-        transaction.list_tables().map_err(|error| StoreError::database("list tables", error))?;
-    Ok(tables.map(|table| table.name().to_owned()).collect())
-}
-
-fn read_fact(transaction: &ReadTransaction, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    let table = transaction
-        .open_table(STORE_TABLE)
-        .map_err(|error| StoreError::database("read the store's facts", error))?;
-    let value =
-        table.get(key).map_err(|error| StoreError::database("read the store's facts", error))?;
-    Ok(value.map(|value| value.value().to_vec()))
-}
-
-fn open_store_table(
-    transaction: &WriteTransaction,
-) -> Result<redb::Table<'_, &'static str, &'static [u8]>, StoreError> {
-    transaction
-        .open_table(STORE_TABLE)
-        .map_err(|error| StoreError::database("open the table of facts", error))
-}
-
-/// Drops a table of rows, if it exists.
-pub(crate) fn delete_table(
-    transaction: &WriteTransaction,
-    table: TableId,
-) -> Result<(), StoreError> {
-    let name = table.name();
-    transaction
-        .delete_table(super::base_read::row_table(&name))
-        .map(drop)
-        .map_err(|error| StoreError::database("drop a table", error))
+fn finish(transaction: WriteTransaction) -> Result<(), StoreError> {
+    guarded("commit", || {
+        transaction.commit().map_err(|error| StoreError::database("commit", error))
+    })
+    .map_err(|error| StoreError::UnknownOutcome { source: Arc::new(error) })
 }

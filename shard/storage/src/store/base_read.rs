@@ -3,6 +3,7 @@
 //! Every row is checked against its checksum before anything of it is returned; a row that fails is
 //! an error that names shard and table, never data.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use super::error::{StoreError, guarded};
 use super::extent::{ShardState, TableId};
 use super::metrics::StoreMetrics;
 use super::row::{self, Row};
+use super::watch::Watch;
 use crate::GroupId;
 use crate::range::KeyRange;
 
@@ -28,6 +30,8 @@ pub(crate) struct ShardBase {
     pub(crate) state: Arc<ShardState>,
     /// One for each extent of the state, in the same order.
     tables: Vec<RowTable>,
+    /// Whom to tell of failures, and of which generation and epoch they are.
+    watch: (Arc<Watch>, u64, u64),
     metrics: StoreMetrics,
 }
 
@@ -36,6 +40,7 @@ impl ShardBase {
     pub(crate) fn open(
         transaction: &ReadTransaction,
         state: &Arc<ShardState>,
+        watch: (Arc<Watch>, u64, u64),
         metrics: StoreMetrics,
     ) -> Result<ShardBase, StoreError> {
         let open = |table: TableId| {
@@ -49,8 +54,10 @@ impl ShardBase {
         };
         let tables = guarded("open a shard's tables", || {
             state.extents.iter().map(|extent| open(extent.table)).collect::<Result<_, _>>()
-        })?;
-        Ok(ShardBase { state: state.clone(), tables, metrics })
+        });
+        let mut base = ShardBase { state: state.clone(), tables: Vec::new(), watch, metrics };
+        base.tables = base.told(None, tables)?;
+        Ok(base)
     }
 
     /// The row under `key`.
@@ -63,33 +70,82 @@ impl ShardBase {
         if !extents[position].clip.contains(key) {
             return Ok(None);
         }
-        guarded("read a row", || {
-            let stored = self.tables[position]
-                .get(key)
-                .map_err(|error| StoreError::database("read a row", error))?;
-            let Some(stored) = stored else { return Ok(None) };
-            match row::decode(key, stored.value()) {
-                Ok(row) => Ok(Some(row.to_row())),
-                Err(what) => Err(self.corrupt(position, what)),
+        let read = guarded("read a row", || {
+            let table = &self.tables[position];
+            let stored =
+                table.get(key).map_err(|error| StoreError::database("read a row", error))?;
+            match stored {
+                Some(stored) => match row::decode(key, stored.value()) {
+                    Ok(row) => Ok(Some(row.to_row())),
+                    Err(what) => Err(self.corrupt(position, what)),
+                },
+                None => self.check_neighbours(position, key).map(|()| None),
             }
+        });
+        self.told(Some(position), read)
+    }
+
+    /// Checks the rows on both sides of a key that was not found. A damaged key in a leaf leads
+    /// the search astray, and the search then ends beside it; the row's checksum covers the key.
+    fn check_neighbours(&self, position: usize, key: &[u8]) -> Result<(), StoreError> {
+        let reading = |error| StoreError::database("read a row", error);
+        let table = &self.tables[position];
+        let mut below =
+            table.range::<&[u8]>((Bound::Unbounded, Bound::Excluded(key))).map_err(reading)?;
+        let mut above =
+            table.range::<&[u8]>((Bound::Excluded(key), Bound::Unbounded)).map_err(reading)?;
+        for neighbour in [below.next_back(), above.next()].into_iter().flatten() {
+            let (key, stored) = neighbour.map_err(reading)?;
+            row::decode(key.value(), stored.value())
+                .map_err(|what| self.corrupt(position, what))?;
+        }
+        Ok(())
+    }
+
+    /// Passes `result` on; failures are told to the watch, and what may be damage says whose.
+    pub(crate) fn told<T>(
+        &self,
+        position: Option<usize>,
+        result: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        result.map_err(|error| {
+            let group = self.state.group;
+            let table = |position: usize| self.state.extents[position].table.name();
+            let (watch, generation, epoch) = &self.watch;
+            let is_row = matches!(error, StoreError::Corrupt { .. });
+            let error = error.of_shard(group, || position.map_or_else(String::new, table));
+            if !is_row && matches!(error, StoreError::Corrupt { .. }) {
+                self.metrics.corruptions_total.inc();
+                watch.mark_damaged(group, *generation, &error);
+            }
+            watch.read_failed(group, *generation, *epoch, &error);
+            error
         })
     }
 
     /// Walks the rows of `range`, forward or backward.
     pub(crate) fn cursor(self: &Arc<ShardBase>, range: KeyRange, reverse: bool) -> BaseCursor {
-        BaseCursor { shard: self.clone(), rest: Some(range), reverse, current: None }
+        BaseCursor {
+            shard: self.clone(),
+            rest: Some(range),
+            reverse,
+            current: None,
+            position: None,
+        }
     }
 
-    /// The stored rows of `range` as they are, unchecked: for moving them. One walk per extent.
+    /// The stored rows of `range` as they are, unchecked: for moving them. One walk per extent, by
+    /// its position.
     pub(crate) fn walks(
         &self,
         range: &KeyRange,
-    ) -> impl Iterator<Item = Result<StoredRows, StoreError>> {
+    ) -> impl Iterator<Item = (usize, Result<StoredRows, StoreError>)> {
         let range = range.clone();
-        self.state.extents.iter().zip(&self.tables).filter_map(move |(extent, table)| {
+        let extents = self.state.extents.iter().zip(&self.tables).enumerate();
+        extents.filter_map(move |(position, (extent, table))| {
             let clip = extent.clip.clip(&range)?;
             let rows = table.range::<&[u8]>(clip.bounds());
-            Some(rows.map_err(|error| StoreError::database("walk over rows", error)))
+            Some((position, rows.map_err(|error| StoreError::database("walk over rows", error))))
         })
     }
 
@@ -102,7 +158,17 @@ impl ShardBase {
         if reverse { extents.rev().find_map(clip) } else { extents.find_map(clip) }
     }
 
-    fn corrupt(&self, position: usize, what: String) -> StoreError {
+    /// The error for a tree that is not what it should be: from now on nothing of it is read.
+    pub(crate) fn broken(&self, what: String) -> StoreError {
+        self.metrics.corruptions_total.inc();
+        let table = self.state.extents.first().map_or_else(String::new, |first| first.table.name());
+        let error = StoreError::Corrupt { group: self.state.group, table, what };
+        let (watch, generation, _) = &self.watch;
+        watch.mark_damaged(self.state.group, *generation, &error);
+        error
+    }
+
+    pub(crate) fn corrupt(&self, position: usize, what: String) -> StoreError {
         self.metrics.corruptions_total.inc();
         corrupt(self.state.group, self.state.extents[position].table, what)
     }
@@ -128,12 +194,18 @@ pub(crate) struct BaseCursor {
     rest: Option<KeyRange>,
     reverse: bool,
     current: Option<Walk>,
+    /// Of the extent walked last.
+    position: Option<usize>,
 }
 
 impl BaseCursor {
     /// The next row; with `keys_only` its value is left out (and still checked).
     pub(crate) fn next(&mut self, keys_only: bool) -> Result<Option<(Bytes, Row)>, StoreError> {
-        guarded("walk over rows", || self.next_unguarded(keys_only))
+        let next = guarded("walk over rows", || self.next_unguarded(keys_only));
+        match next {
+            Ok(next) => Ok(next),
+            Err(error) => self.shard.clone().told(self.position, Err(error)),
+        }
     }
 
     /// Goes on at the first row within `range`.
@@ -173,6 +245,7 @@ impl BaseCursor {
         let Some((position, clip)) = self.shard.first_extent(&rest, self.reverse) else {
             return Ok(None);
         };
+        self.position = Some(position);
         self.rest = if self.reverse {
             Some(KeyRange { start: rest.start, end: Some(clip.start.clone()) })
         } else {

@@ -1,77 +1,70 @@
 //! Checkpoints: frozen memtables become rows in redb.
 //!
 //! [`Store::checkpoint`] is the synchronous whole: merge, commit durably, publish, drop the
-//! memtables. [`Checkpointer`] is a thread around it that merges whatever lanes have submitted
-//! meanwhile into one commit and reports each lane once.
+//! memtables. The thread around it is [`Checkpointer`](super::Checkpointer).
 //!
 //! A commit that failed has an unknown outcome: the file is opened again and its records are
 //! compared with what was to be written. If they are there the checkpoint is done; if not, the same
-//! merge is tried again. When that keeps failing the lanes are told; the memtables stay where they
-//! are (readers still need them) and go into the next checkpoint.
+//! merge is tried again. When that keeps failing the memtables stay where they are (readers still
+//! need them) and go into the next checkpoint.
 //!
-//! The journal may be cut after a lane was told, not before.
+//! A shard that is damaged, or found to be while it is merged, is left out: its memtables stay
+//! readable and are never merged, because earlier ones of them are missing from then on. It waits
+//! for an import.
+//!
+//! What is absent: what to do when the disk does not recover.
 
-use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-
-use crossbeam_channel::{Receiver, Sender};
 
 use super::Store;
-use super::error::{StoreError, panic_message};
+use super::base_read::row_table;
+use super::error::{StoreError, guarded};
+use super::extent::ShardState;
+use super::file::{self, SHARDS_TABLE};
 use super::merge::{Merged, merge};
+use super::row;
 use super::shard::{Frozen, FrozenKind};
+use super::snapshot::Committed;
 use crate::GroupId;
 
-/// How often one checkpoint is tried before the lanes are told that it failed. Every attempt but
-/// the first begins with opening the file again, so that a passing fault is survived; a disk that
-/// fails thrice in a row is not passing.
+/// How often one checkpoint is tried at once. Every attempt but the first begins with opening the
+/// file again, so that a passing fault is survived; a disk that fails thrice in a row is not
+/// passing.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// A group with index and term of the last command that a checkpoint holds.
-pub type Checkpointed = (GroupId, (u64, u64));
-
-/// Who is told about checkpoints: one for each lane.
-pub trait CheckpointCompletion: Send + Sync {
-    /// The frozen memtables of these groups are durable in redb, up to the given (index, term), in
-    /// the order in which they were submitted. Called on the checkpoint thread: hand it on.
-    fn checkpointed(&self, done: &[Checkpointed]);
-
-    /// The stored rows of these groups are damaged. What could still be checkpointed of them was;
-    /// they want a new copy of their rows from elsewhere.
-    fn damaged(&self, _groups: &[GroupId]) {}
-
-    /// The disk under the store fails or is full. Nothing is lost and nothing is known: what was
-    /// submitted is kept and tried again until it succeeds. Told to every lane, once per outage.
-    fn unavailable(&self, _error: &StoreError) {}
-
-    /// The outage told by [`unavailable`](CheckpointCompletion::unavailable) is over.
-    fn available(&self) {}
-
-    /// The checkpoint thread met a broken invariant of its own. It has stopped.
-    fn failed(&self, error: &StoreError);
+/// What became of the shards of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// Shards of which nothing was merged, because they are damaged. Their frozen memtables stay
+    /// readable and will never be merged.
+    pub left_out: BTreeSet<GroupId>,
+    /// Shards with damage: those left out, and those whose damaged rows were met and moved along.
+    pub damaged: BTreeSet<GroupId>,
 }
 
 impl Store {
     /// Merges `frozen` into redb in one durable commit, publishes the result to readers and takes
     /// the memtables off their shards' stacks. Memtables of one shard must be in the order in which
-    /// they were frozen, and no earlier one may be missing.
+    /// they were frozen, and no earlier one may be missing. Those of a shard whose rows an import
+    /// has replaced since are left alone.
     ///
-    /// Blocks for the disk. One call at a time: [`Checkpointer`] sees to that.
+    /// Blocks for the disk. One call at a time: [`Checkpointer`](super::Checkpointer) sees to that.
     ///
     /// # Errors
     ///
     /// If the commit failed, and failed again after opening the file again. `frozen` stays on the
     /// stacks and must be given to a later call.
-    pub fn checkpoint(&self, frozen: &[Frozen]) -> Result<(), StoreError> {
+    pub fn checkpoint(&self, frozen: &[Frozen]) -> Result<CheckpointReport, StoreError> {
+        let mut report = CheckpointReport::default();
+        let frozen: Vec<&Frozen> = frozen.iter().filter(|frozen| !frozen.is_stale()).collect();
         if frozen.is_empty() {
-            return Ok(());
+            return Ok(report);
         }
         let metrics = self.metrics();
         let timer = metrics.checkpoint_duration_seconds.start_timer();
         let written_before = self.base().written_bytes();
-        let result = self.commit_until_certain(frozen);
+        let result = self.commit_until_certain(&frozen, &mut report);
         metrics.checkpoint_bytes_total.inc_by(self.base().written_bytes() - written_before);
         let merged = match result {
             Ok(merged) => merged,
@@ -87,24 +80,51 @@ impl Store {
         let shards: BTreeMap<GroupId, _> =
             merged.shards.iter().map(|(group, rows, tally)| (*group, (*rows, *tally))).collect();
         for frozen in frozen {
+            if report.left_out.contains(&frozen.group()) {
+                continue;
+            }
             if let Some((rows, tally)) = shards.get(&frozen.group()) {
                 frozen.shared.learn(*rows, *tally);
             }
             frozen.shared.retire(&frozen.memtable);
         }
-        Ok(())
+        self.merged().trim();
+        report.damaged.extend(merged.damaged);
+        report.damaged.extend(&report.left_out);
+        Ok(report)
     }
 
-    fn commit_until_certain(&self, frozen: &[Frozen]) -> Result<Merged, StoreError> {
+    fn commit_until_certain(
+        &self,
+        frozen: &[&Frozen],
+        report: &mut CheckpointReport,
+    ) -> Result<Merged, StoreError> {
         let mut batches: BTreeMap<GroupId, Vec<&Frozen>> = BTreeMap::new();
         for frozen in frozen {
             batches.entry(frozen.group()).or_default().push(frozen);
         }
         let mut attempt = 1;
         loop {
+            batches.retain(|group, batch| {
+                let generation = batch[0].shared.generation;
+                let removed = batch.iter().any(|frozen| matches!(frozen.kind, FrozenKind::Removal));
+                let left_out = !removed && self.base().watch().damage(*group, generation).is_some();
+                if left_out {
+                    report.left_out.insert(*group);
+                }
+                !left_out
+            });
+            if batches.is_empty() {
+                return Ok(Merged::default());
+            }
             let mut merged = Merged::default();
+            let mut blamed = None;
             let result = self.base().commit(|transaction, current| {
-                let (committed, what) = merge(transaction, current, &batches, self.metrics())?;
+                let (committed, what) = merge(transaction, current, &batches, self.metrics())
+                    .map_err(|failed| {
+                        blamed = failed.group;
+                        failed.error
+                    })?;
                 merged = what;
                 Ok(committed)
             });
@@ -116,7 +136,14 @@ impl Store {
                     tracing::warn!("the failed checkpoint had taken effect");
                     return Ok(merged);
                 }
-                Ok(()) => {}
+                Ok(()) => {
+                    if let Some(group) = blamed.filter(|_| error.is_structural())
+                        && self.convict(group, &error)
+                    {
+                        // Without this shard it is another checkpoint.
+                        continue;
+                    }
+                }
                 Err(error) => tracing::error!(%error, attempt, "opening the store again failed"),
             }
             if attempt == ATTEMPTS_MAX {
@@ -124,6 +151,43 @@ impl Store {
             }
             attempt += 1;
         }
+    }
+
+    /// True if the rows of `group` are damaged, which failed its merge with `error`: then it is
+    /// noted. If they are all sound the failure was another's, and the shard must not suffer for
+    /// it.
+    fn convict(&self, group: GroupId, error: &StoreError) -> bool {
+        let snapshot = self.base().snapshot();
+        let Some(state) = snapshot.state(group) else { return false };
+        let mut tables: Vec<_> = state.extents.iter().map(|extent| extent.table).collect();
+        tables.dedup();
+        let sound = tables.iter().all(|table| {
+            let name = table.name();
+            file::is_tree(&snapshot.transaction, *table)
+                && guarded("walk over rows", || {
+                    let walking = |error| StoreError::database("walk over rows", error);
+                    let table = snapshot
+                        .transaction
+                        .open_table(row_table(&name))
+                        .map_err(|error| StoreError::database("open a table", error))?;
+                    for entry in redb::ReadableTable::iter(&table).map_err(walking)? {
+                        let (key, stored) = entry.map_err(walking)?;
+                        if row::decode(key.value(), stored.value()).is_err() {
+                            return Ok(false);
+                        }
+                    }
+                    Ok(true)
+                })
+                .unwrap_or(false)
+        });
+        if sound {
+            return false;
+        }
+        let table = || tables.first().map_or_else(String::new, |table| table.name());
+        let error = error.clone().of_shard(group, table);
+        self.base().watch().mark_damaged(group, snapshot.generation(group), &error);
+        self.metrics().corruptions_total.inc();
+        true
     }
 
     /// True if the records in redb are those that `batches` were to write.
@@ -142,132 +206,33 @@ impl Store {
             }
         })
     }
-}
 
-enum Message {
-    Submit { lane: usize, frozen: Vec<Frozen> },
-    Shutdown,
-}
-
-/// Submits frozen memtables to the checkpoint thread.
-#[derive(Clone)]
-pub struct CheckpointHandle {
-    sender: Sender<Message>,
-}
-
-impl CheckpointHandle {
-    /// Hands frozen memtables of `lane` over and returns at once. A shard's memtables come in the
-    /// order in which they were frozen. What waits here is bounded by the two memtables that a
-    /// shard may have frozen.
-    ///
-    /// After a shutdown they are dropped: the journal still has what they hold.
-    pub fn submit(&self, lane: usize, frozen: Vec<Frozen>) {
-        if self.sender.send(Message::Submit { lane, frozen }).is_err() {
-            tracing::debug!("memtables were frozen after the checkpointer stopped");
-        }
-    }
-}
-
-/// The checkpoint thread.
-pub struct Checkpointer {
-    handle: CheckpointHandle,
-    thread: JoinHandle<()>,
-}
-
-impl Checkpointer {
-    /// Starts the thread. `completions` has one entry for each lane, by its number.
+    /// Makes a group whose record is damaged one that the store does not know: its rows are given
+    /// up. For a node that has them nowhere else and goes on without them; everybody else waits for
+    /// an import.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Thread`] if the operating system refuses a thread.
-    pub fn start(
-        store: Store,
-        completions: Vec<Arc<dyn CheckpointCompletion>>,
-    ) -> Result<Checkpointer, StoreError> {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let name = "checkpoint".to_owned();
-        let thread = thread::Builder::new()
-            .name(name.clone())
-            .spawn(move || Worker { store, completions, pending: Vec::new() }.run(&receiver))
-            .map_err(|source| StoreError::Thread { name, source: Arc::new(source) })?;
-        Ok(Checkpointer { handle: CheckpointHandle { sender }, thread })
-    }
-
-    /// A handle for a lane to submit through.
-    pub fn handle(&self) -> CheckpointHandle {
-        self.handle.clone()
-    }
-
-    /// Finishes what was submitted before, and joins the thread.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Panicked`] if the thread panicked, which would be a bug of ours.
-    pub fn shutdown(self) -> Result<(), StoreError> {
-        let _ = self.handle.sender.send(Message::Shutdown);
-        self.thread.join().map_err(|panic| StoreError::Panicked {
-            doing: "run the checkpoint thread",
-            message: panic_message(&*panic),
-        })
-    }
-}
-
-struct Worker {
-    store: Store,
-    completions: Vec<Arc<dyn CheckpointCompletion>>,
-    /// Submitted and not yet in redb, in order, with their lanes.
-    pending: Vec<(usize, Frozen)>,
-}
-
-impl Worker {
-    fn run(mut self, receiver: &Receiver<Message>) {
-        while let Ok(message) = receiver.recv() {
-            // What queued up meanwhile goes into the same commit.
-            let mut stop = false;
-            for message in std::iter::once(message).chain(receiver.try_iter()) {
-                match message {
-                    Message::Submit { lane, frozen } => {
-                        assert!(lane < self.completions.len(), "lane {lane} has no completion");
-                        self.pending.extend(frozen.into_iter().map(|frozen| (lane, frozen)));
-                    }
-                    Message::Shutdown => stop = true,
-                }
-            }
-            self.checkpoint();
-            if stop {
-                return;
-            }
-        }
-    }
-
-    fn checkpoint(&mut self) {
-        let (lanes, frozen): (Vec<usize>, Vec<Frozen>) = self.pending.drain(..).unzip();
-        // A broken assertion must reach the lanes, not end this thread in silence.
-        let checkpoint = AssertUnwindSafe(|| self.store.checkpoint(&frozen));
-        let result = std::panic::catch_unwind(checkpoint).unwrap_or_else(|panic| {
-            let message = panic_message(&*panic);
-            Err(StoreError::Panicked { doing: "write a checkpoint", message })
+    /// If the disk refuses; nothing is certain then, and this is to be called again.
+    pub fn abandon(&self, group: GroupId) -> Result<(), StoreError> {
+        let result = self.base().commit(|transaction, current| {
+            transaction
+                .open_table(SHARDS_TABLE)
+                .map_err(|error| StoreError::database("give a shard up", error))?
+                .remove(group.0)
+                .map_err(|error| StoreError::database("give a shard up", error))?;
+            let table_next = current.table_next;
+            Ok(Committed { removed: vec![group], table_next, ..Committed::default() })
         });
+        if let Err(error) = result {
+            self.reopen()?;
+            return Err(error);
+        }
+        Ok(())
+    }
 
-        let mut done: BTreeMap<usize, Vec<Checkpointed>> = BTreeMap::new();
-        for (lane, frozen) in lanes.iter().zip(&frozen) {
-            done.entry(*lane).or_default().push((frozen.group(), frozen.applied()));
-        }
-        match result {
-            Ok(()) => {
-                // Thousands of rows are dropped here, on this thread, before anybody is told that
-                // their memory is free.
-                drop(frozen);
-                for (lane, done) in done {
-                    self.completions[lane].checkpointed(&done);
-                }
-            }
-            Err(error) => {
-                self.pending = lanes.into_iter().zip(frozen).collect();
-                for lane in done.into_keys() {
-                    self.completions[lane].failed(&error);
-                }
-            }
-        }
+    /// The record of `group` in redb, if it can be read.
+    pub fn state(&self, group: GroupId) -> Option<ShardState> {
+        self.base().snapshot().state(group).map(|state: &Arc<ShardState>| ShardState::clone(state))
     }
 }

@@ -135,6 +135,51 @@ impl StoreError {
         }
     }
 
+    /// True if the operating system failed a read or a write.
+    pub(crate) fn is_io(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => matches!(**source, redb::Error::Io(_)),
+            _ => false,
+        }
+    }
+
+    /// True if what redb found may be damage of its trees, rather than a failure of the disk.
+    pub(crate) fn is_structural(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::Panicked { .. } => true,
+            Self::Database { source, .. } => matches!(**source, redb::Error::Corrupted(_)),
+            _ => false,
+        }
+    }
+
+    /// The same, said of the file as a whole: met while reading what belongs to no shard.
+    pub(crate) fn of_whole_file(self) -> StoreError {
+        let not_a_database = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        };
+        let unreadable = match &self {
+            Self::Database { source, .. } => match &**source {
+                redb::Error::Io(error) => not_a_database(error),
+                redb::Error::Corrupted(_) => true,
+                _ => false,
+            },
+            Self::Panicked { .. } => true,
+            _ => false,
+        };
+        if unreadable { StoreError::Unreadable { what: self.to_string() } } else { self }
+    }
+
+    /// The same, said of `group`, if it may be damage.
+    pub(crate) fn of_shard(self, group: GroupId, table: impl FnOnce() -> String) -> StoreError {
+        match self {
+            Self::Corrupt { .. } => self,
+            error if error.is_structural() => {
+                StoreError::Corrupt { group, table: table(), what: error.to_string() }
+            }
+            error => error,
+        }
+    }
+
     /// Wraps an error of redb; `doing` completes "redb failed to …".
     pub(crate) fn database(doing: &'static str, source: impl Into<redb::Error>) -> StoreError {
         match source.into() {

@@ -22,13 +22,13 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use prometheus::IntGauge;
 
 use super::key::{Key, unpinned};
+use super::metrics::MemtableGauges;
 use super::row::{self, Row};
 use super::shard::RowChange;
 use super::tombstones::{self, Tombstones};
@@ -192,13 +192,15 @@ pub(crate) struct Memtable {
     /// returned by the checkpoint thread and not on the lane.
     garbage: Mutex<Vec<Arc<Memtable>>>,
     bytes: AtomicU64,
-    bytes_gauge: IntGauge,
+    /// True from when redb holds the rows too.
+    merged: AtomicBool,
+    gauges: MemtableGauges,
 }
 
 impl Memtable {
     /// An empty memtable that begins after `version`.
-    pub(crate) fn new(version: u64, bytes_gauge: IntGauge) -> Memtable {
-        Memtable::begin(version, bytes_gauge, false, Vec::new())
+    pub(crate) fn new(version: u64, gauges: MemtableGauges) -> Memtable {
+        Memtable::begin(version, gauges, false, Vec::new())
     }
 
     /// An empty memtable that hides everything below, taking the place of `emptied`.
@@ -208,12 +210,12 @@ impl Memtable {
         if emptied.own_bytes() > 0 {
             garbage.push(emptied.clone());
         }
-        Memtable::begin(version, emptied.bytes_gauge.clone(), true, garbage)
+        Memtable::begin(version, emptied.gauges.clone(), true, garbage)
     }
 
     fn begin(
         version: u64,
-        bytes_gauge: IntGauge,
+        gauges: MemtableGauges,
         floor: bool,
         garbage: Vec<Arc<Memtable>>,
     ) -> Memtable {
@@ -224,7 +226,8 @@ impl Memtable {
             floor,
             garbage: Mutex::new(garbage),
             bytes: AtomicU64::new(0),
-            bytes_gauge,
+            merged: AtomicBool::new(false),
+            gauges,
         }
     }
 
@@ -268,7 +271,7 @@ impl Memtable {
         drop(inner);
 
         self.bytes.store(bytes_after, Ordering::Relaxed);
-        self.bytes_gauge.add(bytes_after as i64 - bytes_before as i64);
+        self.gauges.unmerged_bytes.add(bytes_after as i64 - bytes_before as i64);
     }
 
     /// The newest state of `key` here.
@@ -320,6 +323,21 @@ impl Memtable {
         self.own_bytes() + self.garbage.lock().iter().map(|old| old.own_bytes()).sum::<u64>()
     }
 
+    /// Says that redb holds the rows too. What this kept of emptied memtables is returned.
+    pub(crate) fn set_merged(&self) {
+        self.garbage.lock().clear();
+        if !self.merged.swap(true, Ordering::AcqRel) {
+            let bytes = self.own_bytes() as i64;
+            self.gauges.unmerged_bytes.sub(bytes);
+            self.gauges.merged_bytes.add(bytes);
+        }
+    }
+
+    /// True if there is nothing in it: neither a row nor a deletion.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.floor && self.own_bytes() == 0
+    }
+
     fn own_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -327,7 +345,11 @@ impl Memtable {
 
 impl Drop for Memtable {
     fn drop(&mut self) {
-        self.bytes_gauge.sub(*self.bytes.get_mut() as i64);
+        let gauge = match *self.merged.get_mut() {
+            true => &self.gauges.merged_bytes,
+            false => &self.gauges.unmerged_bytes,
+        };
+        gauge.sub(*self.bytes.get_mut() as i64);
     }
 }
 

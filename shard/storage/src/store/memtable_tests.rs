@@ -4,7 +4,7 @@ use super::*;
 use crate::range::KeyRange;
 
 fn memtable() -> Arc<Memtable> {
-    Arc::new(Memtable::new(0, IntGauge::new("bytes", "Bytes.").unwrap()))
+    Arc::new(Memtable::new(0, super::super::metrics::StoreMetrics::new().memtables))
 }
 
 fn put(key: &'static str, value: &'static str) -> RowChange {
@@ -144,7 +144,7 @@ fn an_emptied_memtable_hides_what_is_below_and_holds_its_memory() {
 #[test]
 fn the_gauge_follows_the_memory() {
     let memtable = memtable();
-    let gauge = memtable.bytes_gauge.clone();
+    let gauge = memtable.gauges.unmerged_bytes.clone();
     memtable.apply(1, &[put("a", "1"), delete_range("b", "c"), delete("x")]);
     assert_eq!(gauge.get() as u64, memtable.memory_bytes());
     assert!(gauge.get() > 0);

@@ -9,25 +9,29 @@
 //!
 //! * A shard's rows, applied index, version, extents and meta change in the same commit.
 //! * Stored rows are moved as they are, checksum included, so that a damaged row stays detectable.
-//! * A table is dropped in the commit that stops naming it, and its number is never used again.
+//! * A table is dropped in the commit that stops naming it, and its number is never used again. A
+//!   table with a damaged row is not dropped here: it may be no sound tree.
+//! * Rows that are expired at the stamp of the newest command merged do not reach redb.
+//! * What goes wrong with one shard says so, and harms no other.
 //!
 //! What is absent: when, and what to do about errors: `checkpoint`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::RwLockReadGuard;
 use redb::WriteTransaction;
 
-use super::base::{Committed, SHARDS_TABLE, STORE_TABLE, Snapshot, TABLE_NEXT_KEY, delete_table};
 use super::base_read::{ShardBase, row_table};
-use super::error::StoreError;
+use super::error::{StoreError, guarded};
 use super::extent::{Extent, ShardState, TableId};
+use super::file::{self, SHARDS_TABLE, delete_table};
 use super::memtable::{Cell, Inner};
 use super::metrics::StoreMetrics;
 use super::row;
 use super::shard::{Frozen, FrozenKind, Tally};
+use super::snapshot::{Committed, Snapshot};
 use super::tombstones::Tombstones;
 use crate::GroupId;
 use crate::range::KeyRange;
@@ -43,6 +47,21 @@ pub(crate) struct Merged {
     pub(crate) rows: u64,
     /// Rows and tallies of each shard, for its estimates.
     pub(crate) shards: Vec<(GroupId, u64, Tally)>,
+    /// Shards of which damaged rows were met, and moved along.
+    pub(crate) damaged: BTreeSet<GroupId>,
+}
+
+/// Why a merge failed.
+pub(crate) struct MergeError {
+    /// The shard that was being merged; `None` if it was something else.
+    pub(crate) group: Option<GroupId>,
+    pub(crate) error: StoreError,
+}
+
+impl From<StoreError> for MergeError {
+    fn from(error: StoreError) -> MergeError {
+        MergeError { group: None, error }
+    }
 }
 
 /// Merges `batches`, each shard's frozen memtables in the order they were frozen, into
@@ -52,13 +71,14 @@ pub(crate) fn merge(
     current: &Snapshot,
     batches: &BTreeMap<GroupId, Vec<&Frozen>>,
     metrics: &StoreMetrics,
-) -> Result<(Committed, Merged), StoreError> {
+) -> Result<(Committed, Merged), MergeError> {
     let mut merger = Merger {
         transaction,
         current,
         metrics,
         table_next: current.table_next,
         table_uses: current.table_uses(),
+        doubtful: BTreeSet::new(),
         merged: Merged::default(),
     };
     let mut committed = Committed::default();
@@ -68,7 +88,9 @@ pub(crate) fn merge(
             .open_table(SHARDS_TABLE)
             .map_err(|error| StoreError::database("record a shard", error))?;
         for (group, batch) in batches {
-            match merger.shard(*group, batch)? {
+            let merged = guarded("merge a shard", || merger.shard(*group, batch))
+                .map_err(|error| MergeError { group: Some(*group), error })?;
+            match merged {
                 Some(state) => {
                     records.insert(group.0, &state.encode()[..]).map_err(recording)?;
                     committed.states.push(Arc::new(state));
@@ -81,17 +103,12 @@ pub(crate) fn merge(
         }
     }
     for (table, uses) in &merger.table_uses {
-        if *uses == 0 {
+        if *uses == 0 && !merger.doubtful.contains(table) {
             delete_table(transaction, *table)?;
         }
     }
     if merger.table_next != current.table_next {
-        let counter = merger.table_next.to_le_bytes();
-        transaction
-            .open_table(STORE_TABLE)
-            .map_err(|error| StoreError::database("record the table counter", error))?
-            .insert(TABLE_NEXT_KEY, &counter[..])
-            .map_err(|error| StoreError::database("record the table counter", error))?;
+        file::write_table_next(transaction, merger.table_next)?;
     }
     committed.table_next = merger.table_next;
     Ok((committed, merger.merged))
@@ -104,6 +121,8 @@ struct Merger<'a> {
     table_next: u64,
     /// Extents that name each table; at zero the table is dropped at the end.
     table_uses: BTreeMap<TableId, usize>,
+    /// Tables with damaged rows.
+    doubtful: BTreeSet<TableId>,
     merged: Merged,
 }
 
@@ -143,7 +162,19 @@ impl Merger<'_> {
                 Some(_) => self.current.shard(group, self.metrics)?,
                 None => None,
             };
-            self.rewrite(base.as_ref(), &changes, &deleted, &newest.shared.range, &mut tally)?
+            let rewrite = Rewrite {
+                changes: &changes,
+                deleted: &deleted,
+                range: &newest.shared.range,
+                now_ms,
+            };
+            let (rows, extents, damaged_rows) =
+                self.rewrite(base.as_ref(), &rewrite, &mut tally)?;
+            if damaged_rows > 0 {
+                self.merged.damaged.insert(group);
+                self.doubtful.extend(old_extents.iter().map(|extent| extent.table));
+            }
+            (rows, extents)
         } else {
             let rows = self.update(base_rows, extents, &changes, &deleted, now_ms, &mut tally)?;
             (rows, extents.to_vec())
@@ -222,25 +253,24 @@ impl Merger<'_> {
     }
 
     /// Writes what the shard holds after the changes into a new table. Returns its rows and
-    /// extents.
+    /// extents, and how many of the rows are damaged.
     fn rewrite(
         &mut self,
         base: Option<&Arc<ShardBase>>,
-        changes: &[Change<'_>],
-        deleted: &[KeyRange],
-        range: &KeyRange,
+        rewrite: &Rewrite<'_>,
         tally: &mut Tally,
-    ) -> Result<(u64, Vec<Extent>), StoreError> {
+    ) -> Result<(u64, Vec<Extent>, u64), StoreError> {
         let table = TableId(self.table_next);
         self.table_next += 1;
         // Named by nobody yet; a table that stays empty is dropped at the end, like an old one.
         self.table_uses.insert(table, 0);
         self.metrics.rewrites_total.inc();
-        let mut deletions = Tombstones::default();
-        deleted.iter().for_each(|range| deletions.insert(range, 0));
-        let rows = load(self.transaction, table, base, changes, &deletions, range, tally)?;
-        let extent = Extent { table, clip: range.clone() };
-        Ok((rows, if rows == 0 { Vec::new() } else { vec![extent] }))
+        let (rows, damaged) = load(self.transaction, table, base, rewrite, tally)?;
+        if damaged > 0 {
+            self.metrics.corruptions_total.inc_by(damaged);
+        }
+        let extent = Extent { table, clip: rewrite.range.clone() };
+        Ok((rows, if rows == 0 { Vec::new() } else { vec![extent] }, damaged))
     }
 
     fn acquire(&mut self, extents: &[Extent]) {
@@ -257,17 +287,26 @@ impl Merger<'_> {
     }
 }
 
-/// Loads the new `table` of a shard that owns `range`, in key order, from the old rows and the
-/// changes. Returns the number of rows.
+/// What becomes of a shard's rows.
+struct Rewrite<'a> {
+    changes: &'a [Change<'a>],
+    deleted: &'a [KeyRange],
+    range: &'a KeyRange,
+    now_ms: u64,
+}
+
+/// Loads the new `table` of a shard, in key order, from the old rows and the changes. Returns the
+/// number of rows, and how many of them are damaged.
 fn load(
     transaction: &WriteTransaction,
     table: TableId,
     base: Option<&Arc<ShardBase>>,
-    changes: &[Change<'_>],
-    deleted: &Tombstones,
-    range: &KeyRange,
+    rewrite: &Rewrite<'_>,
     tally: &mut Tally,
-) -> Result<u64, StoreError> {
+) -> Result<(u64, u64), StoreError> {
+    let Rewrite { changes, range, now_ms, .. } = *rewrite;
+    let mut deleted = Tombstones::default();
+    rewrite.deleted.iter().for_each(|range| deleted.insert(range, 0));
     let name = table.name();
     let mut table = transaction
         .open_table(row_table(&name))
@@ -275,10 +314,10 @@ fn load(
     let cursor = table
         .upper_bound_mut(Bound::<&[u8]>::Unbounded)
         .map_err(|error| StoreError::database("load a table", error))?;
-    let mut loader = Loader { cursor, rows: 0, stored: Vec::new(), tally };
+    let mut loader = Loader { cursor, rows: 0, damaged: 0, now_ms, stored: Vec::new(), tally };
 
     let mut changes = changes.iter().peekable();
-    for walk in base.into_iter().flat_map(|base| base.walks(range)) {
+    for (_, walk) in base.into_iter().flat_map(|base| base.walks(range)) {
         for entry in walk? {
             let (key, stored) =
                 entry.map_err(|error| StoreError::database("read the old table", error))?;
@@ -291,22 +330,24 @@ fn load(
             }
             match changes.next_if(|(changed, _)| *changed == key) {
                 Some((_, cell)) => loader.change(key, cell, true)?,
-                None => loader.row(key, stored.value())?,
+                None => loader.moved(key, stored.value())?,
             }
         }
     }
     for (new, cell) in changes {
         loader.change(new, cell, false)?;
     }
-    let Loader { cursor, rows, .. } = loader;
+    let Loader { cursor, rows, damaged, .. } = loader;
     cursor.close().map_err(|error| StoreError::database("load a table", error))?;
-    Ok(rows)
+    Ok((rows, damaged))
 }
 
 /// Appends rows to a table, keys rising.
 struct Loader<'a, 't> {
     cursor: redb::CursorMut<'t, &'static [u8], &'static [u8]>,
     rows: u64,
+    damaged: u64,
+    now_ms: u64,
     stored: Vec<u8>,
     tally: &'a mut Tally,
 }
@@ -314,7 +355,7 @@ struct Loader<'a, 't> {
 impl Loader<'_, '_> {
     /// The new state of a key that the old table had or not.
     fn change(&mut self, key: &[u8], cell: &Cell, existed: bool) -> Result<(), StoreError> {
-        let Some(row) = cell.to_row() else {
+        let Some(row) = cell.row_at(self.now_ms) else {
             self.tally.deletes += 1;
             self.tally.deletes_hit += u64::from(existed);
             return Ok(());
@@ -326,6 +367,19 @@ impl Loader<'_, '_> {
         let result = self.row(key, &stored);
         self.stored = stored;
         result
+    }
+
+    /// A row of the old table. A damaged one goes along: left out, it would look deleted.
+    fn moved(&mut self, key: &[u8], stored: &[u8]) -> Result<(), StoreError> {
+        match row::decode(key, stored) {
+            Ok(row) if row::is_expired(row.expires_at_ms, self.now_ms) => return Ok(()),
+            Ok(_) => {}
+            Err(what) => {
+                self.damaged += 1;
+                tracing::error!(what, "a damaged row was met by a checkpoint");
+            }
+        }
+        self.row(key, stored)
     }
 
     /// A row in its stored form.

@@ -12,14 +12,26 @@ pub struct StoreMetrics {
     pub(crate) checkpoint_failures_total: IntCounter,
     pub(crate) rewrites_total: IntCounter,
     pub(crate) reopens_total: IntCounter,
-    pub(crate) memtable_bytes: IntGauge,
+    pub(crate) memtables: MemtableGauges,
+    pub(crate) import_bytes_total: IntCounter,
+    pub(crate) imports_total: IntCounter,
+    pub(crate) exports_open: IntGauge,
+    pub(crate) unavailable: IntGauge,
     pub(crate) frozen_memtables: IntGauge,
     pub(crate) redb_file_bytes: IntGauge,
     reads_total: IntCounterVec,
     pub(crate) reads_from_memtable: IntCounter,
+    pub(crate) reads_from_merged: IntCounter,
     pub(crate) reads_from_base: IntCounter,
     pub(crate) corruptions_total: IntCounter,
     pub(crate) read_pool_panics_total: IntCounter,
+}
+
+/// Memory held by memtables, by whether redb holds their rows too.
+#[derive(Clone, Debug)]
+pub(crate) struct MemtableGauges {
+    pub(crate) unmerged_bytes: IntGauge,
+    pub(crate) merged_bytes: IntGauge,
 }
 
 impl StoreMetrics {
@@ -57,9 +69,31 @@ impl StoreMetrics {
                 "flotilla_store_reopens_total",
                 "Times that the redb file was opened again after a failure.",
             ),
-            memtable_bytes: gauge(
-                "flotilla_store_memtable_bytes",
-                "Memory held by memtables, active and frozen, of all shards.",
+            memtables: MemtableGauges {
+                unmerged_bytes: gauge(
+                    "flotilla_store_memtable_bytes",
+                    "Memory held by memtables, active and frozen, of all shards.",
+                ),
+                merged_bytes: gauge(
+                    "flotilla_store_merged_memtable_bytes",
+                    "Memory held by memtables that redb holds too and that answer reads.",
+                ),
+            },
+            import_bytes_total: counter(
+                "flotilla_store_import_bytes_total",
+                "Bytes of rows written by imports of whole shards.",
+            ),
+            imports_total: counter(
+                "flotilla_store_imports_total",
+                "Shards whose rows were replaced as a whole by an import.",
+            ),
+            exports_open: gauge(
+                "flotilla_store_exports_open",
+                "Exports that pin a state of the redb file, which grows meanwhile.",
+            ),
+            unavailable: gauge(
+                "flotilla_store_unavailable",
+                "1 while the disk under the store fails or is full, else 0.",
             ),
             frozen_memtables: gauge(
                 "flotilla_store_frozen_memtables",
@@ -67,6 +101,7 @@ impl StoreMetrics {
             ),
             redb_file_bytes: gauge("flotilla_store_redb_file_bytes", "Length of the redb file."),
             reads_from_memtable: reads_total.with_label_values(&["memtable"]),
+            reads_from_merged: reads_total.with_label_values(&["merged"]),
             reads_from_base: reads_total.with_label_values(&["redb"]),
             reads_total,
             corruptions_total: counter(
@@ -86,14 +121,19 @@ impl StoreMetrics {
     ///
     /// If one of the names is registered there already, for example by another node's metrics.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let collectors: [Box<dyn Collector>; 12] = [
+        let collectors: [Box<dyn Collector>; 17] = [
             Box::new(self.checkpoint_duration_seconds.clone()),
             Box::new(self.checkpoint_rows.clone()),
             Box::new(self.checkpoint_bytes_total.clone()),
             Box::new(self.checkpoint_failures_total.clone()),
             Box::new(self.rewrites_total.clone()),
             Box::new(self.reopens_total.clone()),
-            Box::new(self.memtable_bytes.clone()),
+            Box::new(self.memtables.unmerged_bytes.clone()),
+            Box::new(self.memtables.merged_bytes.clone()),
+            Box::new(self.import_bytes_total.clone()),
+            Box::new(self.imports_total.clone()),
+            Box::new(self.exports_open.clone()),
+            Box::new(self.unavailable.clone()),
             Box::new(self.frozen_memtables.clone()),
             Box::new(self.redb_file_bytes.clone()),
             Box::new(self.reads_total.clone()),

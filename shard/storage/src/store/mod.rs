@@ -22,13 +22,21 @@
 //! * Nothing is read from redb unchecked: each row has a checksum over key and value.
 //! * redb first, journal second: the journal is cut only after the checkpoint was reported.
 //!
-//! What is absent: terms (a label here), the log, leadership, clocks. Expiry is stored, not acted
-//! on. The bytes on disk are described in `docs/store-format.md`.
+//! All rows of a shard leave as an [`Export`] and arrive as an [`Import`], which replaces them in one
+//! commit. A shard that is damaged harms no other; a disk that fails is waited for.
+//!
+//! What is absent: terms (a label here), the log, leadership, clocks: readers and checkpoints are
+//! told what time it is. The bytes on disk are described in `docs/store-format.md`.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+
+use self::merged::MergedMemtables;
+use self::shard::ShardShared;
 
 use crate::GroupId;
 use crate::range::KeyRange;
@@ -37,29 +45,40 @@ mod backend;
 mod base;
 mod base_read;
 mod checkpoint;
+mod chunk;
 mod cursor;
 mod error;
+mod export;
 mod extent;
+mod file;
+mod import;
 mod key;
 mod memtable;
 mod merge;
+mod merged;
 mod metrics;
 mod pool;
 mod row;
 mod shard;
+mod snapshot;
 mod tombstones;
 mod view;
+mod watch;
+mod worker;
 
 pub use backend::OpenBackend;
 pub use base::{DamagedShard, FORMAT_VERSION, StoreOptions};
-pub use checkpoint::{CheckpointCompletion, CheckpointHandle, Checkpointed, Checkpointer};
+pub use checkpoint::CheckpointReport;
 pub use error::StoreError;
+pub use export::Export;
 pub use extent::{Extent, ShardState, TableId};
+pub use import::{Import, ImportDone, ImportEnd};
 pub use metrics::StoreMetrics;
 pub use pool::ReadPool;
 pub use row::Row;
 pub use shard::{Frozen, Lookup, RowChange, Shard, ShardReader};
 pub use view::{Page, PageOptions, View};
+pub use worker::{CheckpointCompletion, CheckpointHandle, Checkpointed, Checkpointer};
 
 /// The store of one node. Clones are handles to the same store; the file is closed with the last.
 #[derive(Clone)]
@@ -70,6 +89,9 @@ pub struct Store {
 struct Inner {
     base: base::Base,
     damaged: Vec<DamagedShard>,
+    merged: MergedMemtables,
+    /// The newest handles of each shard.
+    shards: Mutex<HashMap<GroupId, Weak<ShardShared>>>,
 }
 
 impl Store {
@@ -81,13 +103,30 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::InUse`] if another process has it open, [`StoreError::Format`] if it is of
-    /// another format, [`StoreError::File`] or [`StoreError::Database`] if the disk refuses.
+    /// another format, [`StoreError::Unreadable`] if it is damaged as a whole, [`StoreError::File`] or [`StoreError::Database`] if the disk refuses.
     pub fn open(
         dir: &Path,
         options: StoreOptions,
         metrics: StoreMetrics,
     ) -> Result<(Store, Vec<ShardState>), StoreError> {
         Ok(Store::assemble(base::Base::open(dir, options, metrics)?))
+    }
+
+    /// Moves the file in `dir` aside, for [`StoreError::Unreadable`], and opens an empty one. The
+    /// old one becomes `store.redb.damaged-1`, or the next free number, and is not looked at again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn open_fresh(
+        dir: &Path,
+        options: StoreOptions,
+        metrics: StoreMetrics,
+    ) -> Result<Store, StoreError> {
+        if let Some(aside) = base::set_aside(dir)? {
+            tracing::error!(file = %aside.display(), "the damaged store file was moved aside");
+        }
+        Ok(Store::open(dir, options, metrics)?.0)
     }
 
     /// Opens a store on whatever `open_backend` gives access to, such as a simulated disk. Creating
@@ -106,17 +145,23 @@ impl Store {
 
     fn assemble((base, damaged): (base::Base, Vec<DamagedShard>)) -> (Store, Vec<ShardState>) {
         let states = base.states();
-        (Store { inner: Arc::new(Inner { base, damaged }) }, states)
+        let merged = MergedMemtables::new(base.options().merged_bytes_max);
+        let inner = Inner { base, damaged, merged, shards: Mutex::default() };
+        (Store { inner: Arc::new(inner) }, states)
     }
 
-    /// Shards whose records could not be read on opening. Their tables are kept.
+    /// Shards whose records could not be read on opening. Their tables are kept until an import has
+    /// replaced them.
     pub fn damaged(&self) -> &[DamagedShard] {
         &self.inner.damaged
     }
 
     /// A new shard without rows. It is on disk with its first checkpoint, not before; `meta` is
-    /// what
-    /// [`Shard::meta`] says until then.
+    /// what [`Shard::meta`] says until then.
+    ///
+    /// Of a group whose record is damaged the rows are there and cannot be read: whatever its
+    /// memtables do not know is [`StoreError::Corrupt`], and none of them is ever merged. An import
+    /// replaces it by a sound shard; [`Store::abandon`] makes the group a new one.
     ///
     /// # Panics
     ///
@@ -156,6 +201,24 @@ impl Store {
     /// The store's metrics.
     pub fn metrics(&self) -> &StoreMetrics {
         self.base().metrics()
+    }
+
+    /// Lets go of the merged memtables that stayed readable, when memory is needed.
+    pub fn release_merged_memtables(&self) {
+        self.merged().clear();
+    }
+
+    pub(crate) fn merged(&self) -> &MergedMemtables {
+        &self.inner.merged
+    }
+
+    /// Remembers the newest handles of a shard.
+    pub(crate) fn register(&self, shard: &Arc<ShardShared>) {
+        self.inner.shards.lock().insert(shard.group, Arc::downgrade(shard));
+    }
+
+    pub(crate) fn registered(&self, group: GroupId) -> Option<Arc<ShardShared>> {
+        self.inner.shards.lock().get(&group)?.upgrade()
     }
 
     pub(crate) fn base(&self) -> &base::Base {

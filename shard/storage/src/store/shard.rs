@@ -11,6 +11,9 @@
 //!   snapshot second finds every row in at least one of them.
 //! * A version is given to each command and never again.
 //!
+//! A merged memtable may stay readable between the frozen ones and redb. It says nothing that redb
+//! does not say, only faster, and what is newer hides it like redb.
+//!
 //! What is absent: when to freeze. The layer above knows the log, the budget and the clock.
 
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use super::Store;
 use super::extent::ShardState;
 use super::memtable::{Found, Memtable};
 use super::row::Row;
+use super::snapshot::Snapshot;
 use super::view::View;
 use crate::GroupId;
 use crate::range::KeyRange;
@@ -67,6 +71,8 @@ pub(crate) struct Stack {
     pub(crate) active: Arc<Memtable>,
     /// Frozen and not yet known to be in a published snapshot, newest first.
     pub(crate) frozen: Vec<Arc<Memtable>>,
+    /// The one that left `frozen` last, if there is room for it: a part of what redb holds.
+    pub(crate) merged: Option<Arc<Memtable>>,
 }
 
 impl Stack {
@@ -84,7 +90,11 @@ pub(crate) struct ShardShared {
     pub(crate) store: Store,
     pub(crate) group: GroupId,
     pub(crate) range: KeyRange,
+    /// How often the shard's rows had been replaced by imports when these handles were made.
+    pub(crate) generation: u64,
     stack: RwLock<Arc<Stack>>,
+    /// Once an import has replaced the rows: the last snapshot that belongs under the stack.
+    last_snapshot: RwLock<Option<Arc<Snapshot>>>,
     /// Rows in redb as of the last checkpoint.
     base_rows: AtomicU64,
     /// Of 1,000 keys that the last checkpoint put (deleted), how many redb did not have (had).
@@ -99,13 +109,48 @@ impl ShardShared {
     }
 
     /// Takes a memtable off the stack. A snapshot that holds its rows has been published.
-    pub(crate) fn retire(&self, memtable: &Arc<Memtable>) {
+    pub(crate) fn retire(self: &Arc<Self>, memtable: &Arc<Memtable>) {
         let mut stack = self.stack.write();
         let frozen: Vec<_> =
             stack.frozen.iter().filter(|frozen| !Arc::ptr_eq(frozen, memtable)).cloned().collect();
         assert_eq!(frozen.len() + 1, stack.frozen.len(), "a memtable is retired once");
-        *stack = Arc::new(Stack { active: stack.active.clone(), frozen });
+        // Whatever was merged before may be overwritten by what is merged now. Nothing overwrites
+        // it as long as nothing was.
+        let merged = match memtable.is_empty() {
+            true => stack.merged.clone(),
+            false => Some(memtable.clone()),
+        };
+        *stack = Arc::new(Stack { active: stack.active.clone(), frozen, merged });
+        drop(stack);
         self.store.metrics().frozen_memtables.dec();
+        memtable.set_merged();
+        if !memtable.is_empty() {
+            self.store.merged().keep(self, memtable);
+        }
+    }
+
+    /// Lets go of a merged memtable: its memory is needed.
+    pub(crate) fn forget_merged(&self, memtable: &Arc<Memtable>) {
+        let mut stack = self.stack.write();
+        if stack.merged.as_ref().is_some_and(|merged| Arc::ptr_eq(merged, memtable)) {
+            let Stack { active, frozen, .. } = &**stack;
+            *stack =
+                Arc::new(Stack { active: active.clone(), frozen: frozen.clone(), merged: None });
+        }
+    }
+
+    /// The snapshot under these memtables: the newest, or the last from before an import.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        let newest = self.store.base().snapshot();
+        if newest.generation(self.group) == self.generation {
+            return newest;
+        }
+        self.last_snapshot.read().clone().expect("it is kept before a newer one is published")
+    }
+
+    /// Keeps `snapshot` for the readers of these handles: an import is about to replace the rows.
+    pub(crate) fn keep_snapshot(&self, snapshot: Arc<Snapshot>) {
+        *self.last_snapshot.write() = Some(snapshot);
     }
 
     /// Learns from a checkpoint how many rows there are, and how many puts were of new keys.
@@ -145,6 +190,14 @@ impl ShardShared {
     }
 }
 
+impl Drop for ShardShared {
+    fn drop(&mut self) {
+        // What was frozen and never merged: the shard was swapped or the node stops.
+        let frozen = self.stack.get_mut().frozen.len();
+        self.store.metrics().frozen_memtables.sub(frozen as i64);
+    }
+}
+
 /// What a checkpoint found out about the keys that it merged into redb.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -163,20 +216,24 @@ pub struct Shard {
 
 impl Shard {
     pub(crate) fn new(store: &Store, range: KeyRange, state: &ShardState) -> Shard {
-        let gauge = store.metrics().memtable_bytes.clone();
-        let active = Arc::new(Memtable::new(state.version, gauge));
-        let stack = Stack { active: active.clone(), frozen: Vec::new() };
+        let gauges = store.metrics().memtables.clone();
+        let active = Arc::new(Memtable::new(state.version, gauges));
+        let stack = Stack { active: active.clone(), frozen: Vec::new(), merged: None };
         let shared = ShardShared {
             store: store.clone(),
             group: state.group,
             range,
+            generation: store.base().snapshot().generation(state.group),
             stack: RwLock::new(Arc::new(stack)),
+            last_snapshot: RwLock::default(),
             base_rows: AtomicU64::new(state.rows),
             // Until a checkpoint has taught better: all puts are new, all deletes hit.
             new_puts_permille: AtomicU32::new(1000),
             hit_deletes_permille: AtomicU32::new(1000),
         };
-        Shard { shared: Arc::new(shared), active, meta: state.meta.clone() }
+        let shared = Arc::new(shared);
+        store.register(&shared);
+        Shard { shared, active, meta: state.meta.clone() }
     }
 
     /// The shard's group.
@@ -199,6 +256,11 @@ impl Shard {
         &self.meta
     }
 
+    /// Which rows these are: grows by one when an import replaces them as a whole.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation
+    }
+
     /// What memory knows of `key`. Never touches the disk.
     pub fn lookup(&self, key: &[u8]) -> Lookup {
         match self.active.get(key) {
@@ -207,7 +269,7 @@ impl Shard {
             Found::Below => {}
         }
         let stack = self.shared.stack();
-        for memtable in &stack.frozen {
+        for memtable in stack.frozen.iter().chain(&stack.merged) {
             match memtable.get(key) {
                 Found::Row(row) => return Lookup::Row(row),
                 Found::Absent => return Lookup::Absent,
@@ -255,7 +317,8 @@ impl Shard {
         let mut stack = self.shared.stack.write();
         debug_assert!(Arc::ptr_eq(&stack.active, &emptied), "only the writer changes the active");
         // Frozen memtables stay: their checkpoint is under way and records their applied index.
-        *stack = Arc::new(Stack { active: self.active.clone(), frozen: stack.frozen.clone() });
+        let frozen = stack.frozen.clone();
+        *stack = Arc::new(Stack { active: self.active.clone(), frozen, merged: None });
         version
     }
 
@@ -279,11 +342,13 @@ impl Shard {
     /// The caller hands a shard's frozen memtables to the checkpointer in the order it froze them.
     pub fn freeze(&mut self, applied: (u64, u64), meta: Bytes, now_ms: u64) -> Frozen {
         let version = self.version();
-        let gauge = self.shared.store.metrics().memtable_bytes.clone();
-        let memtable = std::mem::replace(&mut self.active, Arc::new(Memtable::new(version, gauge)));
+        let gauges = self.shared.store.metrics().memtables.clone();
+        let empty = Arc::new(Memtable::new(version, gauges));
+        let memtable = std::mem::replace(&mut self.active, empty);
         let mut stack = self.shared.stack.write();
         let frozen = std::iter::once(&memtable).chain(&stack.frozen).cloned().collect();
-        *stack = Arc::new(Stack { active: self.active.clone(), frozen });
+        let merged = stack.merged.clone();
+        *stack = Arc::new(Stack { active: self.active.clone(), frozen, merged });
         self.shared.store.metrics().frozen_memtables.inc();
         drop(stack);
         self.meta = meta.clone();
@@ -302,7 +367,7 @@ impl Shard {
         self.shared.stack().frozen.len()
     }
 
-    /// Memory held by all memtables of the shard.
+    /// Memory held by all memtables of the shard that are not in redb yet.
     pub fn memory_bytes(&self) -> u64 {
         let stack = self.shared.stack();
         stack.frozen.iter().chain([&stack.active]).map(|memtable| memtable.memory_bytes()).sum()
@@ -372,5 +437,10 @@ impl Frozen {
     /// Index and term of the last command in it.
     pub fn applied(&self) -> (u64, u64) {
         self.applied
+    }
+
+    /// True if an import has replaced the rows that this was to be merged into.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.shared.store.base().snapshot().generation(self.group()) != self.shared.generation
     }
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::base::Snapshot;
 use super::cursor::Cursor;
 use super::error::StoreError;
 use super::memtable::Found;
 use super::row::Row;
 use super::shard::{ShardShared, Stack};
+use super::snapshot::Snapshot;
 use crate::range::KeyRange;
 
 /// What a page is to hold.
@@ -71,7 +71,7 @@ impl View {
             // been published.
             let stack = shard.stack();
             between();
-            let snapshot = shard.store.base().snapshot();
+            let snapshot = shard.snapshot();
             // Between the two, memtables newer than the whole stack may have been frozen, merged
             // and published. Rows of theirs beside older ones of the stack could be half a command.
             let fits = snapshot
@@ -116,10 +116,22 @@ impl View {
             metrics.reads_from_memtable.inc();
             return Ok(row);
         }
-        metrics.reads_from_base.inc();
         if !base_visible {
+            metrics.reads_from_memtable.inc();
             return Ok(None);
         }
+        if let Some(merged) = &self.stack.merged {
+            let row = match merged.get(key) {
+                Found::Row(row) => Some(Some(row)),
+                Found::Absent => Some(None),
+                Found::Below => None,
+            };
+            if let Some(row) = row {
+                metrics.reads_from_merged.inc();
+                return Ok(row);
+            }
+        }
+        metrics.reads_from_base.inc();
         match self.snapshot.shard(self.shard.group, metrics)? {
             Some(base) => base.get(key),
             None => Ok(None),
@@ -204,7 +216,7 @@ mod tests {
     fn shard() -> (Store, Shard) {
         let (store, _) = Store::open_with_backend(
             Box::new(|| Ok(Box::new(redb::backends::InMemoryBackend::new()))),
-            StoreOptions { cache_bytes: 1 << 20 },
+            StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
             StoreMetrics::new(),
         )
         .unwrap();

@@ -57,7 +57,7 @@ fn live(seed: u64) {
                 }
             }
             match store.checkpoint(&frozen) {
-                Ok(()) => certain.clone_from(&attempted),
+                Ok(_) => certain.clone_from(&attempted),
                 Err(_) => break,
             }
             frozen.clear();

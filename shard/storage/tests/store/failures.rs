@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_storage::KeyRange;
 use flotilla_storage::store::{
-    CheckpointCompletion, Checkpointed, Checkpointer, PageOptions, StoreError,
+    CheckpointCompletion, Checkpointed, Checkpointer, PageOptions, RowChange, Store, StoreError,
 };
+use flotilla_storage::{GroupId, KeyRange};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -15,7 +15,7 @@ use crate::disk::Disk;
 use crate::support::{Command, GROUP, Modelled, metric, open, put};
 
 /// A shard with two hundred rows on disk.
-fn loaded(disk: &Disk) -> (flotilla_storage::store::Store, Modelled) {
+fn loaded(disk: &Disk) -> (Store, Modelled) {
     let (store, _) = open(disk).unwrap();
     let mut modelled = Modelled::create(&store, GROUP);
     let rows = (0..200).map(|row| put(format!("key-{row:03}"), format!("value-{row:03}")));
@@ -66,51 +66,121 @@ fn a_failed_sync_is_an_unknown_outcome_that_reopening_resolves() {
     }
 }
 
-#[test]
-fn a_disk_that_keeps_failing_is_reported_and_the_memtables_stay() {
-    struct Recorder(crossbeam_channel::Sender<Result<Vec<Checkpointed>, String>>);
-    impl CheckpointCompletion for Recorder {
-        fn checkpointed(&self, done: &[Checkpointed]) {
-            self.0.send(Ok(done.to_vec())).unwrap();
-        }
-        fn failed(&self, error: &StoreError) {
-            self.0.send(Err(error.to_string())).unwrap();
-        }
-    }
+/// What a lane was told.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Checkpointed(Vec<Checkpointed>),
+    Damaged(Vec<GroupId>),
+    Unavailable(String),
+    Available,
+}
 
+struct Recorder(crossbeam_channel::Sender<Told>);
+
+impl CheckpointCompletion for Recorder {
+    fn checkpointed(&self, done: &[Checkpointed]) {
+        self.0.send(Told::Checkpointed(done.to_vec())).unwrap();
+    }
+    fn damaged(&self, groups: &[GroupId]) {
+        self.0.send(Told::Damaged(groups.to_vec())).unwrap();
+    }
+    fn unavailable(&self, error: &StoreError) {
+        self.0.send(Told::Unavailable(error.to_string())).unwrap();
+    }
+    fn available(&self) {
+        self.0.send(Told::Available).unwrap();
+    }
+    fn failed(&self, error: &StoreError) {
+        panic!("{error}");
+    }
+}
+
+fn checkpointer(store: &Store) -> (Checkpointer, crossbeam_channel::Receiver<Told>) {
+    let (sender, told) = crossbeam_channel::unbounded();
+    (Checkpointer::start(store.clone(), vec![Arc::new(Recorder(sender))]).unwrap(), told)
+}
+
+#[test]
+fn a_disk_that_keeps_failing_is_told_and_waited_for() {
     let disk = Disk::default();
     let (store, mut modelled) = loaded(&disk);
-    let (sender, outcomes) = crossbeam_channel::unbounded();
-    let checkpointer =
-        Checkpointer::start(store.clone(), vec![Arc::new(Recorder(sender))]).unwrap();
+    let (checkpointer, told) = checkpointer(&store);
 
-    disk.fail_syncs(1000);
+    disk.fail_syncs(1_000_000);
     change(&mut modelled, "first");
     checkpointer.handle().submit(0, vec![modelled.freeze()]);
-    let error = outcomes.recv().unwrap().unwrap_err();
+    let Told::Unavailable(error) = told.recv().unwrap() else { panic!("it is unavailable") };
     assert!(error.contains("sync failed") || error.contains("closed"), "{error}");
     assert_eq!(modelled.shard.frozen_count(), 1);
+    assert_eq!(metric(&store, "flotilla_store_unavailable"), 1.0);
     // Rows in memory are still served; those on the failed disk may be, or are an error.
     assert_eq!(modelled.shard.view().get(b"key-007").unwrap().unwrap().value, "first");
     match modelled.shard.view().get(b"key-008") {
         Ok(row) => assert_eq!(row.unwrap().value, "value-008"),
         Err(error) => assert!(!matches!(error, StoreError::Corrupt { .. }), "{error}"),
     }
-
-    // The disk recovers: the next submission takes what failed before along.
-    disk.fail_syncs(0);
     change(&mut modelled, "second");
     checkpointer.handle().submit(0, vec![modelled.freeze()]);
-    let done = outcomes.recv().unwrap().unwrap();
+    assert!(told.is_empty(), "an outage is told once");
+
+    // The disk recovers: nobody has to ask for anything.
+    disk.fail_syncs(0);
     let (index, term) = modelled.applied();
+    let mut done = Vec::new();
+    while done.len() < 2 {
+        if let Told::Checkpointed(more) = told.recv().unwrap() {
+            done.extend(more);
+        }
+    }
     assert_eq!(done, [(GROUP, (index - 1, term)), (GROUP, (index, term))]);
+    checkpointer.shutdown().unwrap();
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [Told::Available]);
+    assert_eq!(metric(&store, "flotilla_store_unavailable"), 0.0);
     assert_eq!(modelled.shard.frozen_count(), 0);
     modelled.check();
-    checkpointer.shutdown().unwrap();
     drop(store);
     disk.power_cycle(&mut StdRng::seed_from_u64(1));
     let (store, states) = open(&disk).unwrap();
     modelled.recover(&store, &states);
+}
+
+/// A node that stops must not wait for a disk that does not come back; the journal has the rest.
+#[test]
+fn a_shutdown_does_not_wait_for_a_failing_disk() {
+    let disk = Disk::default();
+    let (store, mut modelled) = loaded(&disk);
+    let (checkpointer, told) = checkpointer(&store);
+    disk.set_full(true);
+    modelled.apply(Command::Changes((0..100).map(big).collect()));
+    checkpointer.handle().submit(0, vec![modelled.freeze()]);
+    assert!(matches!(told.recv().unwrap(), Told::Unavailable(_)));
+    checkpointer.shutdown().unwrap();
+    assert!(told.try_iter().all(|told| !matches!(told, Told::Checkpointed(_))));
+    modelled.check();
+}
+
+/// The process goes on through a full disk: reads are served, and what could not be written is
+/// written once there is room.
+#[test]
+fn a_full_disk_heals_without_a_restart() {
+    let disk = Disk::default();
+    let (store, mut modelled) = loaded(&disk);
+    let (checkpointer, told) = checkpointer(&store);
+    disk.set_full(true);
+    modelled.apply(Command::Changes((0..100).map(big).collect()));
+    checkpointer.handle().submit(0, vec![modelled.freeze()]);
+    let Told::Unavailable(error) = told.recv().unwrap() else { panic!("it is unavailable") };
+    assert!(error.to_lowercase().contains("no storage space"), "{error}");
+    disk.set_full(false);
+    while !matches!(told.recv().unwrap(), Told::Checkpointed(_)) {}
+    assert_eq!(told.recv().unwrap(), Told::Available);
+    modelled.check();
+    assert_eq!(modelled.shard.frozen_count(), 0);
+    checkpointer.shutdown().unwrap();
+}
+
+fn big(row: u32) -> RowChange {
+    put(format!("key-{row:03}"), vec![row as u8; 100_000])
 }
 
 #[test]
@@ -118,10 +188,10 @@ fn a_full_disk_fails_the_checkpoint_and_space_heals_it() {
     let disk = Disk::default();
     let (store, mut modelled) = loaded(&disk);
     disk.set_full(true);
-    let big = |row: u32| put(format!("key-{row:03}"), vec![row as u8; 100_000]);
     modelled.apply(Command::Changes((0..100).map(big).collect()));
     let frozen = [modelled.freeze()];
     let error = store.checkpoint(&frozen).unwrap_err();
+    assert!(error.is_disk_full(), "{error}");
     assert!(error.to_string().to_lowercase().contains("no storage space"), "{error}");
     modelled.check();
     disk.set_full(false);
@@ -185,7 +255,7 @@ fn a_damaged_record_costs_its_shard_and_no_table_is_dropped() {
     let (store, _) = open(&disk).unwrap();
     let mut frozen = Vec::new();
     for group in 1..=3 {
-        let mut modelled = Modelled::create(&store, flotilla_storage::GroupId(group));
+        let mut modelled = Modelled::create(&store, GroupId(group));
         modelled.apply(Command::Changes(vec![put("key", "value")]));
         frozen.push(modelled.shard.freeze((1, 1), format!("meta of {group}").into(), 0));
     }

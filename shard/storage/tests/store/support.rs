@@ -14,7 +14,7 @@ use crate::disk::Disk;
 pub const GROUP: GroupId = GroupId(7);
 
 pub fn open(disk: &Disk) -> Result<(Store, Vec<ShardState>), StoreError> {
-    let options = StoreOptions { cache_bytes: 4 << 20 };
+    let options = StoreOptions { cache_bytes: 4 << 20, ..StoreOptions::default() };
     Store::open_with_backend(disk.backend(), options, StoreMetrics::new())
 }
 

@@ -1,0 +1,221 @@
+//! The rows of one shard as of its last checkpoint, on their way out.
+//!
+//! An export pins one published snapshot: whatever is checkpointed meanwhile, it hands out the rows
+//! of one moment, which are those that its applied index says. redb cannot reuse the pages that it
+//! may still read, so the file grows for as long as an export lives.
+//!
+//! A damaged row, or fewer or more rows than the record says, is an error and never part of an
+//! export: what one replica lost must not spread to the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prometheus::IntGauge;
+
+use super::Store;
+use super::base_read::ShardBase;
+use super::chunk::{self, Digest};
+use super::error::{StoreError, guarded};
+use super::extent::ShardState;
+use super::row;
+use super::snapshot::Snapshot;
+use crate::GroupId;
+use crate::range::KeyRange;
+
+/// The rows of one shard as of its last checkpoint, handed out in chunks.
+pub struct Export {
+    base: Arc<ShardBase>,
+    /// Keeps the read transaction alive, and with it the pages.
+    _snapshot: Arc<Snapshot>,
+    state: Arc<ShardState>,
+    /// True if the record's number of rows is exact: no other shard has a part of the tables.
+    rows_are_exact: bool,
+    last_key: Option<Bytes>,
+    digest: Digest,
+    /// Where chunks ended, and the digest there: from each of them an export can go on.
+    ends: BTreeMap<Bytes, Digest>,
+    ended: bool,
+    _open: OpenGauge,
+}
+
+struct OpenGauge(IntGauge);
+
+impl Drop for OpenGauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Store {
+    /// Pins the rows that the last checkpoint of `group` recorded. `None` if there was none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] if the shard is damaged; others if the disk cannot be read.
+    pub fn export(&self, group: GroupId) -> Result<Option<Export>, StoreError> {
+        let snapshot = self.base().snapshot();
+        let Some(base) = snapshot.shard(group, self.metrics())? else { return Ok(None) };
+        let state = base.state.clone();
+        let uses = snapshot.table_uses();
+        let rows_are_exact = state.extents.iter().all(|extent| uses[&extent.table] == 1);
+        let open = self.metrics().exports_open.clone();
+        open.inc();
+        Ok(Some(Export {
+            base,
+            _snapshot: snapshot,
+            state,
+            rows_are_exact,
+            last_key: None,
+            digest: Digest::default(),
+            ends: BTreeMap::new(),
+            ended: false,
+            _open: OpenGauge(open),
+        }))
+    }
+}
+
+impl Export {
+    /// Index and term of the last command whose effects are in the rows.
+    pub fn applied(&self) -> (u64, u64) {
+        self.state.applied
+    }
+
+    /// The shard's version counter after that command.
+    pub fn version(&self) -> u64 {
+        self.state.version
+    }
+
+    /// What the layer above recorded with it.
+    pub fn meta(&self) -> &Bytes {
+        &self.state.meta
+    }
+
+    /// How many rows there will be, exact unless the shard shares a table with another.
+    pub fn rows_estimate(&self) -> u64 {
+        self.state.rows
+    }
+
+    /// Rows handed out, from the first on.
+    pub fn rows(&self) -> u64 {
+        self.digest.rows
+    }
+
+    /// Of the rows handed out, from the first on.
+    pub fn digest(&self) -> u64 {
+        self.digest.value
+    }
+
+    /// The key of the last row handed out.
+    pub fn last_key(&self) -> Option<&Bytes> {
+        self.last_key.as_ref()
+    }
+
+    /// The next rows: as many as fit into `bytes_max`, at least one. `None`: that was all, and it
+    /// was all that the record says.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] for a damaged row, or if rows are missing; [`StoreError::Reopened`]
+    /// if the file was opened again since, which ends the export.
+    pub fn next(&mut self, bytes_max: usize) -> Result<Option<Bytes>, StoreError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut out = Vec::new();
+        let mut digest = self.digest;
+        let mut last = None;
+        let ended = self.walk(self.last_key.as_deref(), |key, stored| {
+            if !out.is_empty() && out.len() + chunk::row_bytes(key, stored) > bytes_max {
+                return false;
+            }
+            chunk::put_row(&mut out, key, stored);
+            digest.add(key, stored);
+            last = Some(Bytes::copy_from_slice(key));
+            true
+        })?;
+        if ended && self.rows_are_exact && digest.rows != self.state.rows {
+            let what = format!("it has {} rows, its record says {}", digest.rows, self.state.rows);
+            return Err(self.base.broken(what));
+        }
+        self.ended = ended;
+        let Some(last) = last else { return Ok(None) };
+        self.digest = digest;
+        self.ends.insert(last.clone(), digest);
+        self.last_key = Some(last);
+        Ok(Some(out.into()))
+    }
+
+    /// Goes on behind `after`, or from the first row. Free for a key that ended a chunk; for any
+    /// other the rows up to it are walked over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Export::next`].
+    pub fn rewind_to(&mut self, after: Option<&[u8]>) -> Result<(), StoreError> {
+        let digest = match after {
+            None => Digest::default(),
+            Some(after) => match self.ends.get(after) {
+                Some(digest) => *digest,
+                None => {
+                    let mut digest = Digest::default();
+                    self.walk(None, |key, stored| {
+                        let included = key <= after;
+                        if included {
+                            digest.add(key, stored);
+                        }
+                        included
+                    })?;
+                    digest
+                }
+            },
+        };
+        self.digest = digest;
+        self.last_key = after.map(Bytes::copy_from_slice);
+        self.ended = false;
+        Ok(())
+    }
+
+    /// Shows the rows behind `after` to `show` until it has had enough; true if it had them all.
+    fn walk(
+        &self,
+        after: Option<&[u8]>,
+        mut show: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<bool, StoreError> {
+        let start = after.map_or_else(Bytes::new, KeyRange::successor);
+        let rest = KeyRange { start, end: None };
+        let walked = guarded("walk over rows", || {
+            let walking = |error| StoreError::database("walk over rows", error);
+            let mut last = after.map(<[u8]>::to_vec);
+            for (position, walk) in self.base.walks(&rest) {
+                for entry in walk? {
+                    let (key, stored) = entry.map_err(walking)?;
+                    let (key, stored) = (key.value(), stored.value());
+                    row::decode(key, stored).map_err(|what| self.base.corrupt(position, what))?;
+                    if last.as_deref().is_some_and(|last| last >= key) {
+                        return Err(self.base.broken("its rows are out of order".to_owned()));
+                    }
+                    if !show(key, stored) {
+                        return Ok(false);
+                    }
+                    last = Some(key.to_vec());
+                }
+            }
+            Ok(true)
+        });
+        self.base.told(None, walked)
+    }
+}
+
+impl std::fmt::Debug for Export {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Export { state, digest, ended, .. } = self;
+        formatter
+            .debug_struct("Export")
+            .field("group", &state.group)
+            .field("applied", &state.applied)
+            .field("rows", &digest.rows)
+            .field("ended", ended)
+            .finish_non_exhaustive()
+    }
+}

@@ -9,8 +9,11 @@
 //!
 //! What is absent: leaders, followers and elections. The role modules decide; this one records.
 
+use std::time::Duration;
+
 use crate::{
     fetching::Fetching,
+    install::Rows,
     log::Log,
     membership::Voters,
     message::Message,
@@ -30,6 +33,11 @@ pub(crate) struct Core {
     pub(crate) fetching: Fetching,
     pub(crate) outbox: Vec<Envelope>,
     pub(crate) outcomes: Vec<ReadOutcome>,
+    /// Followers for which a snapshot is asked for in the next `ready`.
+    pub(crate) snapshots: Vec<ReplicaId>,
+    pub(crate) rows: Rows,
+    /// This replica may campaign, as far as the shell says.
+    pub(crate) may_lead: bool,
     /// Something happened since the last `ready`.
     pub(crate) stirred: bool,
     /// What the last `ready` said.
@@ -53,14 +61,22 @@ impl Core {
             restored = salvage(restored);
         }
         assert!(options.id.0 != 0, "replica ids start at 1");
-        let HardState { term, vote, commit, .. } = restored.hard_state;
+        let HardState { term, vote, commit, installing } = restored.hard_state;
+        // Rows that are lost say nothing; everything up to the base was applied once.
+        let lost = restored.needs_snapshot;
+        let applied = if lost { restored.base.index } else { restored.applied };
         // What a suspect's log holds between applied and commit is not to be believed.
-        let commit = if options.suspect { restored.applied } else { commit.max(restored.applied) };
+        let commit = if options.suspect { applied } else { commit.max(applied) };
+        let mut persistence = Persistence::new(restored.last_index);
+        if installing.is_some() && !options.suspect {
+            // Whether the swap took place or not, it is over.
+            persistence.hard_state_changed();
+        }
         Self {
             voters: Voters::new(options.voters.clone()),
             random: Random::new(options.seed ^ options.id.0.rotate_left(32)),
             log: Log::new(restored.base, restored.term_starts, restored.last_index),
-            persistence: Persistence::new(restored.last_index),
+            persistence,
             fetching: Fetching::default(),
             outbox: Vec::new(),
             outcomes: Vec::new(),
@@ -70,7 +86,10 @@ impl Core {
             term,
             vote,
             commit,
-            applied: restored.applied,
+            applied,
+            snapshots: Vec::new(),
+            rows: Rows::new(lost),
+            may_lead: options.may_lead,
             apply_paused: false,
             reads_issued: ReadId(0),
             cache_bytes_max: options.limits.cache_bytes_max,
@@ -143,9 +162,27 @@ impl Core {
     }
 
     /// Forgets entries up to `to`, but none that was not handed out for applying or is not
-    /// durable.
+    /// durable, and nothing while a snapshot takes the place of the rows: the log must go on from
+    /// there.
     pub(crate) fn compact(&mut self, to: Index) {
-        self.log.compact(to.min(self.applied).min(self.persisted()));
+        if self.rows.are_usable() {
+            self.log.compact(to.min(self.applied).min(self.persisted()));
+        }
+    }
+
+    /// The state machine now holds everything up to `index`, and nothing else.
+    pub(crate) fn restart_apply(&mut self, index: Index) {
+        assert!(self.log.base().index <= index && index <= self.commit, "rows without their log");
+        self.applied = index;
+    }
+
+    /// True if this replica may ask for votes.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.is_voter()
+            && !self.options.suspect
+            && self.may_lead
+            && self.rows.are_usable()
+            && self.term < Term::MAX
     }
 
     /// Sends a message once what it needs is durable.
@@ -186,11 +223,13 @@ impl Core {
         if !changed && from > last {
             return None;
         }
+        let reset = self.rows.reset.take();
+        assert!(changed || reset.is_none(), "an emptied log without the end of its intent");
         let hard_state = changed.then_some(HardState {
             term: self.term,
             vote: self.vote,
             commit: self.commit,
-            installing: None,
+            installing: self.rows.installing(),
         });
         let entries = if from > last {
             Vec::new()
@@ -199,7 +238,7 @@ impl Core {
         };
         assert_eq!(entries.len() as u64, last.0 + 1 - from.0, "an unsaved entry left the cache");
         let ticket = self.persistence.begin_write(last, now);
-        Some(Persist { ticket, reset: None, hard_state, entries })
+        Some(Persist { ticket, reset, hard_state, entries })
     }
 
     /// Hands out committed entries that are in memory.
@@ -217,7 +256,7 @@ impl Core {
 
     /// True if committed entries wait to be handed out, and somebody takes them.
     pub(crate) fn is_apply_behind(&self) -> bool {
-        !self.apply_paused && self.applied < self.commit
+        !self.apply_paused && self.applied < self.commit && self.rows.are_usable()
     }
 
     /// Shrinks the cached tail to its limit. What is not durable or not committed stays: nobody
@@ -233,12 +272,10 @@ impl Core {
         self.reads_issued
     }
 
-    /// True if a write has been under way for longer than `periods` election timeouts: this
-    /// replica can promise nothing, so it neither campaigns nor keeps leading.
-    pub(crate) fn is_disk_stalled(&self, now: Time, periods: u32) -> bool {
-        self.persistence
-            .oldest_write()
-            .is_some_and(|since| now.since(since) > self.options.election_timeout * periods)
+    /// True if a write has been under way for longer than `longest`: this replica can promise
+    /// nothing, so it neither campaigns nor keeps leading.
+    pub(crate) fn is_disk_stalled(&self, now: Time, longest: Duration) -> bool {
+        self.persistence.oldest_write().is_some_and(|since| now.since(since) > longest)
     }
 
     /// When to give up waiting for a leader, or for votes.
@@ -260,14 +297,9 @@ pub(crate) struct VoteRequest {
 
 /// What can be kept of a log that contradicts itself: where the state machine is.
 fn salvage(restored: Restored) -> Restored {
-    let index = restored.applied.max(restored.base.index).min(Index::MAX);
+    let rows = if restored.needs_snapshot { Index(0) } else { restored.applied };
+    let index = rows.max(restored.base.index).min(Index::MAX);
     let base = Position { index, term: restored.base.term };
-    Restored {
-        hard_state: HardState { commit: index, ..restored.hard_state },
-        base,
-        term_starts: Vec::new(),
-        last_index: index,
-        applied: index,
-        needs_snapshot: restored.needs_snapshot,
-    }
+    let hard_state = HardState { commit: index, ..restored.hard_state };
+    Restored { hard_state, ..restored }.restarted_at(base)
 }

@@ -34,6 +34,24 @@ impl Node<Follower> {
         true
     }
 
+    /// The leader says what is committed, whether this replica has it or not.
+    fn told(&mut self, now: Time, commit: Index) {
+        let known = self.role.told.map_or(Index(0), |(_, index)| index);
+        self.role.told = Some((now, commit.max(known)));
+    }
+
+    /// A complete snapshot lies ready.
+    pub(crate) fn snapshot_received(&mut self, position: Position) {
+        if self.wants_snapshot_at(position) {
+            self.core.begin_install(position);
+        }
+    }
+
+    pub(crate) fn wants_snapshot_at(&self, position: Position) -> bool {
+        let told = self.role.told.map_or(Index(0), |(_, index)| index);
+        self.core.wants_snapshot_at(position, told)
+    }
+
     /// True if the leader spoke so recently that candidates are not listened to.
     pub(crate) fn has_live_leader(&self, now: Time) -> bool {
         let timeout = self.core.options.election_timeout;
@@ -45,6 +63,7 @@ impl Node<Follower> {
         if !self.hear(now, from) {
             return;
         }
+        self.told(now, commit);
         let core = &mut self.core;
         let received = self.role.received;
         core.commit_to(commit.min(received));
@@ -56,8 +75,8 @@ impl Node<Follower> {
                 round,
                 matched,
                 received,
-                wants_snapshot: false,
-                may_lead: true,
+                wants_snapshot: core.rows.lost && core.rows.installing().is_none(),
+                may_lead: core.may_campaign(),
             };
             core.send(from, reply, Needs::HardState);
         }
@@ -67,8 +86,9 @@ impl Node<Follower> {
         if !self.hear(now, from) {
             return;
         }
-        let core = &mut self.core;
         let Append { prev, commit, entries } = append;
+        self.told(now, commit);
+        let core = &mut self.core;
         let last = Index(prev.index.0 + entries.len() as u64);
         // Before the base everything is committed, so this leader has it too.
         let agrees =

@@ -11,12 +11,9 @@ use crate::{
     progress::{Feed, Progress},
     reads::Reads,
     ready::ReadOutcome,
+    transfer::Transfer,
     types::{Entry, Index, Position, ReadId, ReplicaId, Role, Round, Time},
 };
-
-/// How many election timeouts a leader's write may take before it makes way for a leader with a
-/// working disk.
-const DISK_STALL_PERIODS: u32 = 2;
 
 /// Leads its term.
 pub(crate) struct Leader {
@@ -31,6 +28,9 @@ pub(crate) struct Leader {
     pub(crate) reads: Reads,
     /// Bytes of this term's proposals that are not committed.
     pub(crate) uncommitted_bytes: usize,
+    pub(crate) transfer: Option<Transfer>,
+    /// This leader must leave, and steps down at this time.
+    pub(crate) leave_at: Option<Time>,
 }
 
 impl Leave for Leader {
@@ -75,6 +75,8 @@ impl Node<Candidate> {
             round: Round(1),
             reads: Reads::default(),
             uncommitted_bytes,
+            transfer: None,
+            leave_at: None,
         };
         Node { core, role }
     }
@@ -82,6 +84,10 @@ impl Node<Candidate> {
 
 impl Node<Leader> {
     pub(crate) fn propose(&mut self, payload: Bytes) -> Result<Position, ProposeError> {
+        if let Some(transfer) = &self.role.transfer {
+            // The target needs the whole log, so the log must not grow.
+            return Err(ProposeError::NotLeader { leader: Some(transfer.to) });
+        }
         let core = &mut self.core;
         let limits = &core.options.limits;
         if payload.is_empty() {
@@ -156,6 +162,7 @@ impl Node<Leader> {
         round: Round,
         matched: Index,
         received: Index,
+        wishes: Wishes,
     ) {
         if round > self.role.round || received > self.core.log.last().index || matched > received {
             self.core.violations += 1;
@@ -165,6 +172,8 @@ impl Node<Leader> {
         let follower = &mut self.role.followers[at];
         follower.heard_at = now;
         follower.round = follower.round.max(round);
+        follower.may_lead = wishes.may_lead;
+        follower.wants_snapshot = wishes.wants_snapshot;
         let patience = self.core.options.heartbeat_interval;
         follower.alive(received, self.core.log.base().index, now, patience);
         self.acknowledged(at, matched);
@@ -231,15 +240,14 @@ impl Node<Leader> {
         let core = &mut self.core;
         let (term, round) = (core.term(), self.role.round);
         for follower in &mut self.role.followers {
-            let commit = core.commit().min(follower.matched());
-            follower.commit_told = follower.commit_told.max(commit);
+            let commit = core.commit();
+            follower.commit_told = follower.commit_told.max(commit.min(follower.matched()));
             core.send_now(follower.id, Message::Heartbeat { term, commit, round });
         }
     }
 
-    /// True if this leader should step down: it has not heard from a quorum for an election
-    /// timeout, or its own disk does not answer while others could lead.
-    pub(crate) fn should_step_down(&self, now: Time) -> bool {
+    /// True if this leader has not heard from a quorum for an election timeout.
+    pub(crate) fn is_cut_off(&self, now: Time) -> bool {
         let core = &self.core;
         if !core.options.check_quorum || core.voters.quorum() == 1 {
             return false;
@@ -248,7 +256,21 @@ impl Node<Leader> {
         let heard = self.role.followers.iter().map(|follower| follower.heard_at).chain(own);
         let quorum_heard_at = core.voters.quorum_value(heard);
         now.since(quorum_heard_at) >= core.options.election_timeout
-            || core.is_disk_stalled(now, DISK_STALL_PERIODS)
+    }
+
+    /// The follower stands on a snapshot that ends at `position`: the log goes on from there.
+    pub(crate) fn snapshot_sent(&mut self, id: ReplicaId, position: Position) {
+        let last = self.core.log.last().index;
+        if let Ok(at) = self.role.followers.binary_search_by_key(&id, |follower| follower.id) {
+            self.role.followers[at].snapshot_sent(position.index.min(last));
+        }
+    }
+
+    pub(crate) fn snapshot_failed(&mut self, now: Time, id: ReplicaId) {
+        let pause = self.core.options.election_timeout;
+        if let Ok(at) = self.role.followers.binary_search_by_key(&id, |follower| follower.id) {
+            self.role.followers[at].snapshot_failed(now + pause);
+        }
     }
 
     pub(crate) fn unreachable(&mut self, now: Time, id: ReplicaId) {
@@ -262,6 +284,13 @@ impl Node<Leader> {
             follower.probe_after(follower.matched(), Some(now));
         }
     }
+}
+
+/// What a follower says of itself when it answers a heartbeat.
+#[derive(Clone, Copy)]
+pub(crate) struct Wishes {
+    pub(crate) wants_snapshot: bool,
+    pub(crate) may_lead: bool,
 }
 
 /// The highest index at which a follower that refused `prev` can agree with this leader's log,

@@ -55,10 +55,12 @@
 
 mod candidate;
 mod core;
+mod elections;
 mod error;
 mod event;
 mod fetching;
 mod follower;
+mod install;
 mod leader;
 mod log;
 mod membership;
@@ -74,6 +76,7 @@ mod ready;
 mod receive;
 mod replicate;
 mod status;
+mod transfer;
 mod types;
 
 pub use error::{DecodeError, ProposeError, ReadError, RestoreError};

@@ -161,6 +161,11 @@ impl Log {
         self.base = Position { index: to, term };
     }
 
+    /// Forgets everything: the log goes on after `base`.
+    pub(crate) fn reset(&mut self, base: Position) {
+        *self = Self::new(base, Vec::new(), base.index);
+    }
+
     /// Drops the oldest cached entries while the tail is larger than `bytes_max`, but none above
     /// `to`.
     pub(crate) fn evict(&mut self, to: Index, bytes_max: usize) {

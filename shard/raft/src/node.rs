@@ -29,6 +29,8 @@ pub(crate) struct Follower {
     pub(crate) deadline: Time,
     /// The log agrees with this leader's log up to here; not necessarily durably.
     pub(crate) received: Index,
+    /// When the leader of this term last said what it knows to be committed, and that.
+    pub(crate) told: Option<(Time, Index)>,
 }
 
 /// Asks whether it could win the next term. Knows no leader.
@@ -140,7 +142,7 @@ impl<R: Leave> Node<R> {
         };
         let heard_at = leader.map(|_| now);
         let received = core.commit();
-        Node { role: Follower { leader, heard_at, deadline, received }, core }
+        Node { role: Follower { leader, heard_at, deadline, received, told: None }, core }
     }
 
     /// Asks whether an election in the next term could succeed. Nothing durable changes.
@@ -152,13 +154,13 @@ impl<R: Leave> Node<R> {
         let mut ballot = Ballot::default();
         ballot.record(core.id(), true);
         let term = core.term().next();
-        request_votes(&mut core, term, true);
+        request_votes(&mut core, term, Ask::Pre);
         Node { role: PreCandidate { ballot, deadline }, core }
     }
 
     /// Asks for votes in the next term. The own vote counts, and the requests leave, once it is
     /// durable.
-    pub(crate) fn into_candidate(self, now: Time) -> Node<Candidate> {
+    pub(crate) fn into_candidate(self, now: Time, ask: Ask) -> Node<Candidate> {
         assert!(R::ROLE != Role::Leader, "a leader campaigns");
         let Self { mut core, .. } = self;
         assert_may_campaign(&core);
@@ -167,23 +169,35 @@ impl<R: Leave> Node<R> {
         let id = core.id();
         core.cast_vote(id);
         let deadline = core.draw_deadline(now);
-        request_votes(&mut core, term, false);
+        request_votes(&mut core, term, ask);
         Node { role: Candidate { ballot: Ballot::default(), deadline }, core }
     }
+}
+
+/// For what votes are asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// To know whether an election could succeed.
+    Pre,
+    /// To be elected.
+    Vote,
+    /// To be elected because the leader wishes so.
+    Transfer,
 }
 
 fn assert_may_campaign(core: &Core) {
     assert!(core.is_voter(), "campaigning without a vote");
     assert!(!core.options.suspect, "a suspect campaigns");
-    assert!(core.term() < Term::MAX, "out of terms");
+    assert!(core.may_campaign(), "campaigning without being allowed to lead");
 }
 
-fn request_votes(core: &mut Core, term: Term, pre: bool) {
+fn request_votes(core: &mut Core, term: Term, ask: Ask) {
     let last = core.log.last();
+    let (pre, transfer) = (ask == Ask::Pre, ask == Ask::Transfer);
     for at in 0..core.voters.ids().len() {
         let to = core.voters.ids()[at];
         if to != core.id() {
-            let request = Message::RequestVote { term, pre, transfer: false, last };
+            let request = Message::RequestVote { term, pre, transfer, last };
             core.send(to, request, Needs::HardState);
         }
     }

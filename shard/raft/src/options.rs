@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::RestoreError,
-    types::{HardState, Index, Position, ReplicaId},
+    types::{HardState, Index, Position, ReplicaId, Term},
 };
 
 /// How a replica behaves. The same on all replicas of a group, except for `id`, `seed`,
@@ -105,6 +105,35 @@ pub struct Restored {
 }
 
 impl Restored {
+    /// To be asked after every restart, with the position at which the rows in the store end. True if
+    /// a snapshot took the place of the rows just before the restart and the log does not go on
+    /// from it: `self` then begins there, and the journal's log must be emptied and go on after `rows`,
+    /// durably, before the replica starts. If the swap did not take place, or the log holds that entry, nothing
+    /// needs to be done: the core ends the intent by itself.
+    pub fn resume_after_swap(&mut self, rows: Position) -> bool {
+        let lacks =
+            self.hard_state.installing == Some(rows) && self.term_at(rows.index) != Some(rows.term);
+        if lacks {
+            *self = std::mem::take(self).restarted_at(rows);
+        }
+        lacks
+    }
+
+    /// The term of the entry at `index`, or of the base; `None` where the log has nothing.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        if index < self.base.index || index > self.last_index {
+            return None;
+        }
+        let run = self.term_starts.iter().rev().find(|run| run.index <= index);
+        Some(run.map_or(self.base.term, |run| run.term))
+    }
+
+    /// The same replica with an empty log that begins after `base`, which is where its rows end.
+    pub(crate) fn restarted_at(self, base: Position) -> Self {
+        let (last_index, applied) = (base.index, base.index);
+        Self { base, term_starts: Vec::new(), last_index, applied, ..self }
+    }
+
     /// Checks that this can be the memory of a healthy replica.
     ///
     /// # Errors
@@ -120,10 +149,10 @@ impl Restored {
         if self.last_index < self.hard_state.commit {
             return Err(too_short("the commit index", self.hard_state.commit));
         }
-        if self.last_index < self.applied {
+        if !self.needs_snapshot && self.last_index < self.applied {
             return Err(too_short("the applied index", self.applied));
         }
-        if self.applied < self.base.index {
+        if !self.needs_snapshot && self.applied < self.base.index {
             return Err(RestoreError::Gap { base: self.base.index, applied: self.applied });
         }
         if self.last_index > Index::MAX {

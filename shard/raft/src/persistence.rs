@@ -104,6 +104,16 @@ impl Persistence {
         }
     }
 
+    /// The log was replaced by an empty one that begins after `base`, and everything up to there is
+    /// durable in another place. What is being written belongs to the old log.
+    pub(crate) fn reset(&mut self, base: Index) {
+        self.unsaved = base.next();
+        self.persisted = base;
+        for write in &mut self.writes {
+            write.proves = base;
+        }
+    }
+
     /// Starts a write of everything up to `last`, and of the hard state if it changed.
     pub(crate) fn begin_write(&mut self, last: Index, now: Time) -> Ticket {
         self.issued.0 += 1;

@@ -27,6 +27,11 @@ pub(crate) struct Progress {
     /// Highest heartbeat round it answered.
     pub(crate) round: Round,
     pub(crate) probes_sent: u64,
+    /// It would campaign if it were asked to, as far as it said.
+    pub(crate) may_lead: bool,
+    /// Its rows are lost, as far as it said.
+    pub(crate) wants_snapshot: bool,
+    order: Order,
     /// What it had received when it was first seen to be short of what was sent.
     stalled: Option<(Time, Index)>,
 }
@@ -42,6 +47,16 @@ pub(crate) enum Feed {
     Snapshot,
 }
 
+/// Whether the shell was asked for a snapshot for this follower.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    None,
+    /// It will say what became of it.
+    Placed,
+    /// Nothing came of it; not to be repeated before this time.
+    Failed(Time),
+}
+
 impl Progress {
     pub(crate) fn new(id: ReplicaId, next: Index, now: Time) -> Self {
         Self {
@@ -55,6 +70,9 @@ impl Progress {
             heard_at: now,
             round: Round(0),
             probes_sent: 0,
+            may_lead: true,
+            wants_snapshot: false,
+            order: Order::None,
             stalled: None,
         }
     }
@@ -72,7 +90,7 @@ impl Progress {
             inflight_messages: self.inflight.len(),
             inflight_bytes: self.inflight_bytes,
             probes_sent: self.probes_sent,
-            wants_snapshot: false,
+            wants_snapshot: self.wants_snapshot,
         }
     }
 
@@ -186,5 +204,32 @@ impl Progress {
             Feed::Snapshot if received >= base => self.probe_after(received, None),
             _ => self.stalled = None,
         }
+    }
+    /// True if the shell is to be asked for a snapshot for this follower now; it is asked then.
+    pub(crate) fn order_snapshot(&mut self, now: Time) -> bool {
+        if self.feed != Feed::Snapshot && !self.wants_snapshot {
+            return false;
+        }
+        let due = match self.order {
+            Order::None => true,
+            Order::Placed => false,
+            Order::Failed(again_at) => again_at <= now,
+        };
+        if due {
+            self.order = Order::Placed;
+        }
+        due
+    }
+
+    pub(crate) fn snapshot_sent(&mut self, index: Index) {
+        self.order = Order::None;
+        self.wants_snapshot = false;
+        if self.feed == Feed::Snapshot {
+            self.probe_after(index, None);
+        }
+    }
+
+    pub(crate) fn snapshot_failed(&mut self, again_at: Time) {
+        self.order = Order::Failed(again_at);
     }
 }

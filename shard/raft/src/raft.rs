@@ -7,7 +7,6 @@
 use bytes::Bytes;
 
 use crate::{
-    candidate::Verdict,
     core::Core,
     error::{ProposeError, ReadError},
     event::Event,
@@ -51,6 +50,8 @@ macro_rules! any_role {
     };
 }
 
+pub(crate) use any_role;
+
 impl Raft {
     /// A replica that follows nobody yet. A group of one voter elects itself at the first tick.
     ///
@@ -62,10 +63,10 @@ impl Raft {
     pub fn new(options: Options, restored: Restored, now: Time) -> Self {
         assert!(!options.election_timeout.is_zero(), "elections need a timeout");
         let mut core = Box::new(Core::new(options, restored));
-        let alone = core.voters.quorum() == 1 && core.is_voter() && !core.options.suspect;
+        let alone = core.voters.quorum() == 1 && core.may_campaign();
         let deadline = if alone { now } else { core.draw_deadline(now) };
         let received = core.commit();
-        let role = Follower { leader: None, heard_at: None, deadline, received };
+        let role = Follower { leader: None, heard_at: None, deadline, received, told: None };
         Self { state: State::Follower(Node { core, role }) }
     }
 
@@ -99,14 +100,42 @@ impl Raft {
                 }
             }
             Event::Campaign => self.campaign(now),
-            Event::Transfer { .. }
-            | Event::MayLead(_)
-            | Event::RowsLost
-            | Event::SnapshotSent { .. }
-            | Event::SnapshotFailed { .. }
-            | Event::SnapshotReceived(_)
-            | Event::SnapshotInstalled(_)
-            | Event::SnapshotRefused(_) => {}
+            Event::Transfer { to } => {
+                if let State::Leader(node) = &mut self.state {
+                    node.transfer(now, to);
+                }
+            }
+            Event::MayLead(may_lead) => {
+                self.core_mut().may_lead = may_lead;
+                self.reconsider(now);
+            }
+            Event::RowsLost => {
+                self.core_mut().rows.lost = true;
+                self.reconsider(now);
+            }
+            Event::SnapshotSent { to, position } => {
+                if let State::Leader(node) = &mut self.state {
+                    node.snapshot_sent(to, position);
+                }
+            }
+            Event::SnapshotFailed { to } => {
+                if let State::Leader(node) = &mut self.state {
+                    node.snapshot_failed(now, to);
+                }
+            }
+            Event::SnapshotReceived(position) => {
+                if let State::Follower(node) = &mut self.state {
+                    node.snapshot_received(position);
+                }
+            }
+            Event::SnapshotInstalled(position) => {
+                self.core_mut().installed(position);
+                if let State::Follower(node) = &mut self.state {
+                    // Committed before this term's leader, so it has it too.
+                    node.role.received = node.role.received.max(position.index);
+                }
+            }
+            Event::SnapshotRefused(position) => self.core_mut().refused(position),
         }
     }
 
@@ -164,9 +193,11 @@ impl Raft {
         if let State::Leader(node) = &mut self.state {
             node.begin_reads();
             node.replicate(now);
+            node.drive_transfer();
         }
         let role_changed = self.take_role_change();
         let core = self.core_mut();
+        let install = core.take_install();
         let persist = core.take_persist(now);
         let apply = core.take_apply();
         let fetch = self.take_fetch();
@@ -183,8 +214,8 @@ impl Raft {
             reads: std::mem::take(&mut core.outcomes),
             fetch,
             role_changed,
-            snapshots: Vec::new(),
-            install: None,
+            snapshots: std::mem::take(&mut core.snapshots),
+            install,
             more,
         }
     }
@@ -192,7 +223,7 @@ impl Raft {
     /// When [`Event::Tick`] is needed next, unless something else happens before.
     pub fn next_tick(&self) -> Time {
         let role = match &self.state {
-            State::Leader(node) => node.role.heartbeat_at,
+            State::Leader(node) => node.next_tick(),
             State::Follower(node) => node.role.deadline,
             State::PreCandidate(node) => node.role.deadline,
             State::Candidate(node) => node.role.deadline,
@@ -204,9 +235,12 @@ impl Raft {
     /// What this replica is and knows. Allocates for a leader; not for the hot path.
     pub fn status(&self) -> Status {
         let core = self.core();
-        let followers = match &self.state {
-            State::Leader(node) => node.role.followers.iter().map(Progress::status).collect(),
-            _ => Vec::new(),
+        let (followers, transferring) = match &self.state {
+            State::Leader(node) => {
+                let followers = node.role.followers.iter().map(Progress::status).collect();
+                (followers, node.transferring())
+            }
+            _ => (Vec::new(), None),
         };
         Status {
             id: core.id(),
@@ -220,10 +254,10 @@ impl Raft {
             persisted: core.persisted(),
             base: core.log.base(),
             suspect: core.options.suspect,
-            may_lead: core.options.may_lead,
-            needs_snapshot: false,
-            installing: None,
-            transferring: None,
+            may_lead: core.may_lead,
+            needs_snapshot: core.rows.lost,
+            installing: core.rows.installing(),
+            transferring,
             cached_bytes: core.log.cached_bytes(),
             violations: core.violations,
             followers,
@@ -258,18 +292,20 @@ impl Raft {
     /// The snapshot that takes the place of the rows at this moment: from the moment that
     /// [`Event::SnapshotReceived`] is taken to the answer to [`Ready::install`].
     pub fn installing(&self) -> Option<Position> {
-        None
+        self.core().rows.installing()
     }
 
     /// True while the state machine is lost and no snapshot is installed.
     pub fn needs_snapshot(&self) -> bool {
-        false
+        self.core().rows.lost
     }
 
     /// True if a snapshot that ends here would be taken now.
     pub fn wants_snapshot_at(&self, position: Position) -> bool {
-        let _ = position;
-        false
+        match &self.state {
+            State::Follower(node) => node.wants_snapshot_at(position),
+            _ => false,
+        }
     }
 
     /// For a follower, when the leader of this term last said what is committed, and that: the
@@ -277,7 +313,10 @@ impl Raft {
     /// index is applied sees what was committed about then, unless the leader had been
     /// replaced without knowing it.
     pub fn heard_commit(&self) -> Option<(Time, Index)> {
-        None
+        match &self.state {
+            State::Follower(node) => node.role.told,
+            _ => None,
+        }
     }
 
     /// Bytes of entries held in memory; walks the window of older entries, not the tail.
@@ -322,7 +361,7 @@ impl Raft {
         any_role!(&mut self.state, node => &mut node.core)
     }
 
-    fn transition(&mut self, go: impl FnOnce(State) -> State) {
+    pub(crate) fn transition(&mut self, go: impl FnOnce(State) -> State) {
         let state = std::mem::replace(&mut self.state, State::Moving);
         self.state = go(state);
         self.core_mut().stirred = true;
@@ -332,81 +371,6 @@ impl Raft {
         self.transition(|state| {
             State::Follower(any_role!(state, node => node.into_follower(now, term, leader)))
         });
-    }
-
-    /// Starts an election, with a pre-vote if the options say so. A leader goes on leading.
-    fn campaign(&mut self, now: Time) {
-        let core = self.core();
-        if !core.is_voter() || core.options.suspect || core.term() >= Term::MAX {
-            return;
-        }
-        let pre_vote = core.options.pre_vote;
-        self.transition(|state| match state {
-            State::Leader(node) => State::Leader(node),
-            state if pre_vote => {
-                State::PreCandidate(any_role!(state, node => node.into_pre_candidate(now)))
-            }
-            state => State::Candidate(any_role!(state, node => node.into_candidate(now))),
-        });
-        self.count_votes(now);
-    }
-
-    /// Goes where the answers so far lead.
-    pub(crate) fn count_votes(&mut self, now: Time) {
-        if let State::PreCandidate(node) = &self.state {
-            match node.verdict() {
-                Verdict::Open => {}
-                Verdict::Lost => self.follow(now, self.core().term(), None),
-                Verdict::Won => self.transition(|state| {
-                    State::Candidate(any_role!(state, node => node.into_candidate(now)))
-                }),
-            }
-        }
-        if let State::Candidate(node) = &self.state {
-            match node.verdict() {
-                Verdict::Open => {}
-                Verdict::Lost => self.follow(now, self.core().term(), None),
-                Verdict::Won => self.transition(|state| match state {
-                    State::Candidate(node) => State::Leader(node.into_leader(now)),
-                    state => state,
-                }),
-            }
-        }
-    }
-
-    fn tick(&mut self, now: Time) {
-        let core = self.core_mut();
-        if core.fetching.tick(now) {
-            core.stirred = true;
-        }
-        if let State::Leader(node) = &mut self.state {
-            if now < node.role.heartbeat_at {
-                return;
-            }
-            node.core.stirred = true;
-            if node.should_step_down(now) {
-                self.follow(now, self.core().term(), None);
-            } else {
-                node.role.heartbeat_at = now + node.core.options.heartbeat_interval;
-                node.broadcast_heartbeat();
-            }
-            return;
-        }
-        if now < self.next_tick() {
-            return;
-        }
-        // A replica whose disk does not answer could not keep a promise: it waits for the disk.
-        if self.core().is_disk_stalled(now, 1) {
-            let deadline = self.core_mut().draw_deadline(now);
-            match &mut self.state {
-                State::Follower(node) => node.role.deadline = deadline,
-                State::PreCandidate(node) => node.role.deadline = deadline,
-                State::Candidate(node) => node.role.deadline = deadline,
-                State::Leader(_) | State::Moving => unreachable!("leaders were handled above"),
-            }
-        } else {
-            self.campaign(now);
-        }
     }
 
     fn persisted(&mut self, now: Time, ticket: Ticket) {

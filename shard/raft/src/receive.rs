@@ -8,6 +8,7 @@
 use crate::{
     core::VoteRequest,
     follower::Append,
+    leader::Wishes,
     message::{AppendOutcome, Message},
     node::{Follower, Node},
     persistence::Needs,
@@ -29,7 +30,11 @@ impl Raft {
         let term = message.term();
         if term > core.term() {
             match message {
-                Message::RequestVote { .. } if self.is_content(now) => return,
+                Message::RequestVote { pre, transfer, .. }
+                    if (pre || !transfer) && self.is_content(now) =>
+                {
+                    return;
+                }
                 // Neither asking nor being told what could be is a term that has begun.
                 Message::RequestVote { pre: true, .. } => {}
                 Message::Vote { pre: true, granted: true, .. } => {}
@@ -119,12 +124,27 @@ impl Raft {
                     node.append_reply(now, from, outcome);
                 }
             }
-            Message::TimeoutNow { .. } => {}
-            Message::HeartbeatReply { round, matched, received, .. } => {
+            Message::TimeoutNow { .. } => self.timeout_now(now, from),
+            Message::HeartbeatReply {
+                round, matched, received, wants_snapshot, may_lead, ..
+            } => {
                 if let State::Leader(node) = &mut self.state {
-                    node.heartbeat_reply(now, from, round, matched, received);
+                    let wishes = Wishes { wants_snapshot, may_lead };
+                    node.heartbeat_reply(now, from, round, matched, received, wishes);
                 }
             }
+        }
+    }
+
+    /// The leader hands over to this replica. Only the leader of this very term can: a late message
+    /// of an earlier one was answered before.
+    fn timeout_now(&mut self, now: Time, from: ReplicaId) {
+        match &self.state {
+            State::Follower(node) if node.role.leader.is_none_or(|leader| leader == from) => {
+                self.take_over(now);
+            }
+            State::Candidate(_) | State::PreCandidate(_) => {}
+            _ => self.core_mut().violations += 1,
         }
     }
 

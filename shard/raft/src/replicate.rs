@@ -27,6 +27,9 @@ impl Node<Leader> {
                 // Compacted away. The follower may have it from elsewhere: the base tells.
                 follower.probe_after(base, None);
             }
+            if !self.core.rows.lost && follower.order_snapshot(now) {
+                self.core.snapshots.push(follower.id);
+            }
             match follower.feed() {
                 Feed::Probe { sent_at: None } => probe(&mut self.core, follower, now),
                 Feed::Replicate => {
@@ -100,10 +103,10 @@ fn send_append(core: &mut Core, follower: &mut Progress, prev: Position, entries
 
 /// Tells a follower that gets no append in this turn that more is committed. Asks for no answer.
 fn tell_commit(core: &mut Core, follower: &mut Progress) {
-    let commit = core.commit().min(follower.matched());
-    if commit > follower.commit_told {
-        follower.commit_told = commit;
-        let term = core.term();
+    let useful = core.commit().min(follower.matched());
+    if useful > follower.commit_told {
+        follower.commit_told = useful;
+        let (term, commit) = (core.term(), core.commit());
         core.send_now(follower.id, Message::Heartbeat { term, commit, round: Round(0) });
     }
 }

@@ -2,6 +2,7 @@
 //! go on. See `testscripts/README.md` for the commands.
 
 mod disk;
+mod edges;
 mod inspect;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 };
 
 use flotilla_raft::{
-    Envelope, Event, Fetch, Index, Limits, Options, Persist, Raft, ReplicaId, Time,
+    Envelope, Event, Fetch, Index, Limits, Options, Persist, Position, Raft, ReplicaId, Time,
 };
 
 use crate::show;
@@ -22,6 +23,8 @@ struct Node {
     disk: Disk,
     writes: VecDeque<Persist>,
     fetches: VecDeque<Fetch>,
+    /// The swap that the replica asked for.
+    install: Option<Position>,
     slow_disk: bool,
     slow_fetch: bool,
 }
@@ -72,6 +75,7 @@ impl Cluster {
                         disk: Disk::default(),
                         writes: VecDeque::new(),
                         fetches: VecDeque::new(),
+                        install: None,
                         slow_disk: false,
                         slow_fetch: false,
                     };
@@ -192,21 +196,24 @@ impl Cluster {
                 node.raft = None;
                 node.writes.clear();
                 node.fetches.clear();
+                node.install = None;
                 Ok(())
             }
             ("restart", [id]) => self.start(number(id)?),
             ("checkpoint", [id, index]) => {
-                self.node(number(id)?)?.disk.checkpoint = Index(number(index)?);
+                self.node(number(id)?)?.disk.checkpoint(Index(number(index)?));
                 Ok(())
             }
             ("compact", [id, index]) => {
                 let (id, index) = (number(id)?, Index(number(index)?));
-                self.node(id)?.disk.base = index;
-                self.step(id, Event::Compact(index))
+                self.step(id, Event::Compact(index))?;
+                let base = self.raft(id)?.base().index;
+                self.node(id)?.disk.base = base;
+                Ok(())
             }
             ("status", ids) => self.status(ids),
             ("log", ids) => self.logs(ids),
-            _ => Err(format!("unknown command {line:?}")),
+            (verb, words) => self.edge(verb, words),
         }
     }
 
@@ -248,14 +255,19 @@ impl Cluster {
                 "cache_bytes_max" => limits.cache_bytes_max = value,
                 "apply_bytes_max" => limits.apply_bytes_max = value,
                 "reads_pending_max" => limits.reads_pending_max = value,
+                "disk_stall_max_ms" => options.disk_stall_max = Duration::from_millis(value as u64),
                 other => return Err(format!("unknown option {other}")),
             }
         }
         let now = Time(self.now);
         let node = self.node(id)?;
         options.suspect = node.disk.suspect;
-        node.raft = Some(Raft::new(options, disk::restored(&node.disk), now));
+        node.raft = Some(Raft::new(options, node.disk.restored(), now));
         self.turn(id)
+    }
+
+    fn time(&self) -> Time {
+        Time(self.now)
     }
 
     fn step(&mut self, id: u64, event: Event) -> Outcome {
@@ -291,6 +303,9 @@ impl Cluster {
             }
             if let Some(persist) = ready.persist {
                 let mut line = format!("n{id} writes");
+                if let Some(base) = persist.reset {
+                    write!(line, " empty log after {base}").expect("strings take everything");
+                }
                 if let Some(state) = &persist.hard_state {
                     write!(line, " {}", show::hard_state(state)).expect("strings take everything");
                 }
@@ -320,6 +335,13 @@ impl Cluster {
                 };
                 self.say(&format!("n{id} answers read {}: {answer}", outcome.id));
             }
+            for follower in ready.snapshots {
+                self.say(&format!("n{id} needs a snapshot for n{follower}"));
+            }
+            if let Some(position) = ready.install {
+                self.say(&format!("n{id} swaps in {position}"));
+                self.node(id)?.install = Some(position);
+            }
             if let Some(fetch) = ready.fetch {
                 self.say(&format!("n{id} fetches {}..{}", fetch.from, fetch.to));
                 self.node(id)?.fetches.push_back(fetch);
@@ -344,13 +366,7 @@ impl Cluster {
         let node = self.node(id)?;
         let count = count.min(node.writes.len());
         for write in node.writes.drain(..count) {
-            if let Some(state) = write.hard_state {
-                node.disk.hard_state = state;
-            }
-            if let Some(first) = write.entries.first() {
-                node.disk.entries.truncate(first.index.0 as usize - 1);
-                node.disk.entries.extend(write.entries);
-            }
+            node.disk.write(&write);
             let raft = node.raft.as_mut().ok_or("a node that is down writes nothing")?;
             raft.step(now, Event::Persisted(write.ticket));
         }

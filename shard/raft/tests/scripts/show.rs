@@ -23,7 +23,8 @@ pub fn entries(entries: &[Entry]) -> String {
 
 pub fn hard_state(state: &HardState) -> String {
     let vote = state.vote.map_or("none".to_owned(), |id| format!("n{id}"));
-    format!("term={} vote={vote} commit={}", state.term, state.commit)
+    let installing = state.installing.map_or(String::new(), |at| format!(" installing={at}"));
+    format!("term={} vote={vote} commit={}{installing}", state.term, state.commit)
 }
 
 pub fn message(message: &Message) -> String {
@@ -127,7 +128,7 @@ pub fn parse(text: &str) -> Result<Message, String> {
     })
 }
 
-fn position(text: &str) -> Result<Position, String> {
+pub fn position(text: &str) -> Result<Position, String> {
     let (index, term) = text.split_once('@').ok_or("a position is index@term")?;
     match (index.parse(), term.parse()) {
         (Ok(index), Ok(term)) => Ok(Position::new(index, term)),

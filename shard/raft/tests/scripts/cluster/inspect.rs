@@ -42,6 +42,18 @@ impl Cluster {
             if status.suspect {
                 line += " suspect";
             }
+            if !status.may_lead {
+                line += " may-not-lead";
+            }
+            if status.needs_snapshot {
+                line += " needs-snapshot";
+            }
+            if let Some(position) = status.installing {
+                write!(line, " installing={position}").expect("as above");
+            }
+            if let Some(to) = status.transferring {
+                write!(line, " transferring-to=n{to}").expect("as above");
+            }
             self.say(&line);
             for follower in status.followers {
                 let state = match follower.state {
@@ -49,8 +61,9 @@ impl Cluster {
                     FollowerState::Replicate => "replicate",
                     FollowerState::Snapshot => "snapshot",
                 };
+                let wants = if follower.wants_snapshot { " wants-snapshot" } else { "" };
                 self.say(&format!(
-                    "   n{} {state} matched={} next={} inflight={}/{}B probes={}",
+                    "   n{} {state} matched={} next={} inflight={}/{}B probes={}{wants}",
                     follower.id,
                     follower.matched,
                     follower.next,

@@ -33,6 +33,9 @@ mod batch;
 mod blocking;
 mod builder;
 mod directory;
+// Until the node starts it.
+#[allow(dead_code)]
+mod disk;
 mod engine;
 mod entry;
 mod error;

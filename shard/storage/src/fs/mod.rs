@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use lock::{DirectoryLock, LockError};
-pub use real::RealFs;
+pub use real::{RealFs, free_bytes};
 
 /// A file system, or the simulation of one.
 pub trait FileSystem: Send + Sync + 'static {

@@ -95,6 +95,16 @@ impl FileSystem for RealFs {
     }
 }
 
+/// Bytes of the file system that holds `path` which this process may still take.
+///
+/// # Errors
+///
+/// When the operating system cannot say.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// An open file of the operating system.
 struct RealFile {
     file: fs::File,
@@ -187,6 +197,13 @@ mod tests {
         assert!(file.is_empty().unwrap());
         RealFs.remove(&dir.join("two")).unwrap();
         assert!(RealFs.list(&dir).unwrap().is_empty());
+    }
+
+    #[test]
+    fn free_space_is_told_of_any_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(free_bytes(dir.path()).unwrap() > 0);
+        assert!(free_bytes(&dir.path().join("missing")).is_err());
     }
 
     #[test]

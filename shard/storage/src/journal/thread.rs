@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 
-use super::{Change, Journal, JournalError, JournalMetrics, JournalStats, Write};
+use super::{Change, Journal, JournalError, JournalHealth, JournalMetrics, JournalStats, Write};
 use crate::GroupId;
 
 /// What a lane learns from the journal thread. Called on that thread: must not block.
@@ -41,15 +41,23 @@ pub trait Completion: Send + Sync {
 #[derive(Clone)]
 pub struct JournalHandle {
     sender: Sender<Message>,
+    health: Arc<JournalHealth>,
 }
 
 impl JournalHandle {
     /// Queues writes of a lane and returns at once; what became durable is reported to that lane's
     /// [`Completion`]. After the journal failed or shut down nothing happens.
     pub fn submit(&self, lane: usize, writes: Vec<Write>) {
-        let submission = Submission { lane, writes, submitted: Instant::now() };
+        let submitted = Instant::now();
+        self.health.submitted(submitted);
+        let submission = Submission { lane, writes, submitted };
         // The other end is gone only after every lane was told, or on shutdown.
         let _ = self.sender.send(Message::Submit(submission));
+    }
+
+    /// How the journal is doing, to be read from any thread.
+    pub fn health(&self) -> Arc<JournalHealth> {
+        Arc::clone(&self.health)
     }
 }
 
@@ -74,6 +82,7 @@ impl JournalThread {
     ) -> (JournalHandle, JournalThread) {
         let (sender, receiver) = unbounded();
         let stats = JournalStats::default();
+        let health = Arc::new(JournalHealth::new());
         let mut worker = Worker {
             journal,
             receiver,
@@ -82,6 +91,7 @@ impl JournalThread {
                 .map(|completion| Lane { completion, done: Vec::new() })
                 .collect(),
             metrics,
+            health: Arc::clone(&health),
             stats,
             round: Vec::new(),
             submitted: Vec::new(),
@@ -91,7 +101,7 @@ impl JournalThread {
             .name("journal".to_string())
             .spawn(move || worker.run())
             .expect("a thread can be started");
-        let handle = JournalHandle { sender: sender.clone() };
+        let handle = JournalHandle { sender: sender.clone(), health };
         (handle, JournalThread { sender, thread: Some(thread) })
     }
 
@@ -146,6 +156,7 @@ struct Worker {
     receiver: Receiver<Message>,
     lanes: Vec<Lane>,
     metrics: JournalMetrics,
+    health: Arc<JournalHealth>,
     /// As of the last update of the metrics.
     stats: JournalStats,
     round: Vec<Write>,
@@ -253,10 +264,12 @@ impl Worker {
     fn commit(&mut self) -> Result<(), JournalError> {
         let before = self.journal.stats;
         let start = Instant::now();
+        self.health.begins(self.submitted.first().copied().unwrap_or(start));
         self.journal.write(&self.round)?;
         let written = Instant::now();
         self.journal.sync()?;
         let synced = Instant::now();
+        self.health.completed(!self.receiver.is_empty());
         // What the round holds is freed after the lanes know.
         for lane in &mut self.lanes {
             if !lane.done.is_empty() {
@@ -298,6 +311,7 @@ impl Worker {
     fn update_metrics(&mut self) {
         let now = self.journal.stats();
         self.metrics.update(&self.stats, &now);
+        self.health.update(&now);
         self.stats = now;
     }
 }

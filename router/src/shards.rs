@@ -2,9 +2,7 @@
 //!
 //! The running node gives it [`Lanes`]; tests and simulations give it their own.
 
-use flotilla_shard::{
-    Descriptor, GroupId, GroupMessage, Lanes, NodeId, Request, SnapshotMessage,
-};
+use flotilla_shard::{Descriptor, GroupId, GroupMessage, Lanes, NodeId, Request, SnapshotMessage};
 use tokio::runtime::Handle;
 
 /// The replicas that this node hosts.
@@ -19,8 +17,8 @@ pub trait LocalShards: Send + Sync + 'static {
     fn unreachable(&self, node: NodeId);
     /// Hands over what the snapshot service of `from` sent.
     fn receive_snapshots(&self, from: NodeId, messages: Vec<SnapshotMessage>);
-    /// Tells the snapshot service that its messages to `node` travel again, or that some were lost.
-    fn snapshots_connected(&self, node: NodeId, connected: bool);
+    /// Tells the snapshot service that its messages to `node` travel from now on.
+    fn snapshots_connected(&self, node: NodeId);
     /// Who leads `group`, as its replica on this node thinks; `None` if it does not know or there
     /// is no such replica. Lock-free.
     fn leader(&self, group: GroupId) -> Option<NodeId>;
@@ -54,12 +52,9 @@ impl LocalShards for Lanes {
         }
     }
 
-    fn snapshots_connected(&self, node: NodeId, connected: bool) {
-        let Some(snapshots) = self.snapshots() else { return };
-        if connected {
+    fn snapshots_connected(&self, node: NodeId) {
+        if let Some(snapshots) = self.snapshots() {
             snapshots.connected(node);
-        } else {
-            snapshots.disconnected(node);
         }
     }
 

@@ -91,11 +91,6 @@ impl Inbound for Sink {
 
     fn bulk_connected(&self, node: NodeId) {
         let Some(inner) = self.inner.upgrade() else { return };
-        inner.lanes.snapshots_connected(node, true);
-    }
-
-    fn bulk_disconnected(&self, node: NodeId) {
-        let Some(inner) = self.inner.upgrade() else { return };
-        inner.lanes.snapshots_connected(node, false);
+        inner.lanes.snapshots_connected(node);
     }
 }

@@ -172,8 +172,6 @@ fn hand_over(shared: Arc<Shared>, peer: Arc<Peer>, class: Class, stream: TcpStre
         if class == Class::Data {
             // Replies that were on their way over it are lost.
             shared.inbound.disconnected(peer.node);
-        } else if class == Class::Bulk {
-            shared.inbound.bulk_disconnected(peer.node);
         }
     }));
 }

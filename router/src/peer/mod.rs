@@ -78,11 +78,8 @@ pub trait Inbound: Send + Sync + 'static {
     /// [`Inbound::unsent`] did not name just before is in doubt.
     fn disconnected(&self, node: NodeId);
 
-    /// Snapshot messages to `node` travel from now on.
+    /// Snapshot messages to `node` travel from now on; earlier ones may be lost.
     fn bulk_connected(&self, _node: NodeId) {}
-
-    /// Snapshot messages to or from `node` were lost.
-    fn bulk_disconnected(&self, _node: NodeId) {}
 
     /// These requests had been accepted for `node` but certainly did not reach it. By default they
     /// are answered as if by a replica that does not lead, so that the router looks elsewhere.

@@ -113,8 +113,6 @@ async fn serve(shared: &Shared, peer: &Peer, class: Class, mut stream: TcpStream
             shared.inbound.unsent(peer.node, shared.unsalted(unsent));
         }
         shared.inbound.disconnected(peer.node);
-    } else if class == Class::Bulk {
-        shared.inbound.bulk_disconnected(peer.node);
     }
     error
 }

@@ -187,7 +187,7 @@ impl LocalShards for FakeShards {
 
     fn receive_snapshots(&self, _from: NodeId, _messages: Vec<flotilla_shard::SnapshotMessage>) {}
 
-    fn snapshots_connected(&self, _node: NodeId, _connected: bool) {}
+    fn snapshots_connected(&self, _node: NodeId) {}
 
     fn leader(&self, group: GroupId) -> Option<NodeId> {
         self.shared.lock().leaders.get(&group).copied()

@@ -9,15 +9,15 @@ use flotilla_storage::store::Shard;
 
 /// News about the snapshots of one group.
 pub enum SnapshotEvent {
-    /// An export is being sent: the log from `position` on must stay, or the follower would need
-    /// another snapshot at once.
+    /// Exports are being sent, the oldest of them of `position`: the log from there on must stay,
+    /// or the follower would need another snapshot at once. Replaces what was said before.
     Pinned {
         /// Whose.
         group: GroupId,
         /// The last entry that the export holds.
         position: Position,
     },
-    /// Nothing is pinned for the group any more. Comes once after the last transfer has ended.
+    /// Nothing is pinned for the group any more.
     Unpinned {
         /// Whose.
         group: GroupId,
@@ -114,4 +114,9 @@ impl SnapshotEvent {
 pub trait SnapshotSink: Send + Sync {
     /// To the replica of [`SnapshotEvent::group`]; dropped if there is none.
     fn snapshot_event(&self, event: SnapshotEvent);
+
+    /// The service has ended by a panic: a bug of ours. Orders are not answered any more.
+    fn snapshots_panicked(&self, message: &str) {
+        tracing::error!(message, "the snapshot service panicked");
+    }
 }

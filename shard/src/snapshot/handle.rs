@@ -1,10 +1,34 @@
 //! How the rest of the node speaks to the snapshot service. Nothing here blocks.
 
+use super::action::Key;
 use super::message::{SnapshotMessage, TransferId};
 use crate::descriptor::NodeId;
+
 use crossbeam_channel::Sender;
 use flotilla_raft::{ReplicaId, Term};
 use flotilla_storage::GroupId;
+use flotilla_storage::store::{Shard, StoreError};
+
+/// All that reaches the service.
+pub(crate) enum Input {
+    Command(Command),
+    /// From the store: a chunk.
+    Written {
+        key: Key,
+        number: u64,
+        result: Result<(), StoreError>,
+    },
+    /// From the store: the whole.
+    Verified {
+        key: Key,
+        result: Result<(), StoreError>,
+    },
+    /// From the store: it stands.
+    Swapped {
+        key: Key,
+        result: Result<Box<Shard>, StoreError>,
+    },
+}
 
 /// What comes in from lanes and from the transport.
 #[derive(Debug)]
@@ -16,7 +40,6 @@ pub(crate) enum Command {
     Discard { from: NodeId, transfer: TransferId },
     Receive { from: NodeId, messages: Vec<SnapshotMessage> },
     Connected(NodeId),
-    Disconnected(NodeId),
     Shutdown,
 }
 
@@ -24,11 +47,11 @@ pub(crate) enum Command {
 /// dropped.
 #[derive(Clone, Debug)]
 pub struct SnapshotHandle {
-    sender: Option<Sender<Command>>,
+    sender: Option<Sender<Input>>,
 }
 
 impl SnapshotHandle {
-    pub(crate) fn new(sender: Sender<Command>) -> SnapshotHandle {
+    pub(crate) fn new(sender: Sender<Input>) -> SnapshotHandle {
         SnapshotHandle { sender: Some(sender) }
     }
 
@@ -40,7 +63,7 @@ impl SnapshotHandle {
 
     fn put(&self, command: Command) {
         if let Some(sender) = &self.sender
-            && sender.send(command).is_err()
+            && sender.send(Input::Command(command)).is_err()
         {
             tracing::debug!("a message for the snapshot service came after its end");
         }
@@ -88,13 +111,9 @@ impl SnapshotHandle {
         self.put(Command::Receive { from, messages });
     }
 
-    /// Snapshot messages to `node` can travel from now on.
+    /// Snapshot messages to `node` can travel from now on. Earlier ones may be lost: the other end
+    /// is told at once where the transfers stand. Without this call the clock would notice.
     pub fn connected(&self, node: NodeId) {
         self.put(Command::Connected(node));
-    }
-
-    /// Snapshot messages to or from `node` were lost.
-    pub fn disconnected(&self, node: NodeId) {
-        self.put(Command::Disconnected(node));
     }
 }

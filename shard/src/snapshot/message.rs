@@ -45,8 +45,11 @@ pub struct Offer {
     pub position: Position,
     /// The keys that the shard owned then.
     pub range: KeyRange,
-    /// How many rows there are.
+    /// About how many rows there are: for people, and for nothing else.
     pub rows: u64,
+    /// The receiver has accepted this transfer before. One that does not know it must not begin
+    /// anew: what was written before is gone.
+    pub resumed: bool,
 }
 
 /// Why a receiver does not take a snapshot.
@@ -103,7 +106,7 @@ pub struct Summary {
 /// Anything that is said about a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotMessage {
-    /// Sender: would you like this? Repeated, it asks where to go on.
+    /// Sender: would you like this? Repeated, it asks how far the receiver has come.
     Offer(Offer),
     /// Receiver: yes; the first chunk that is missing here is this one, counted from 0.
     Accept {
@@ -231,6 +234,7 @@ impl SnapshotMessage {
                 out.u64(offer.position.term.0);
                 out.range(&offer.range);
                 out.u64(offer.rows);
+                out.bool(offer.resumed);
             }
             SnapshotMessage::Accept { transfer, from_chunk } => {
                 open(ACCEPT, transfer);
@@ -286,6 +290,7 @@ impl SnapshotMessage {
                 position: Position { index: Index(input.u64()?), term: Term(input.u64()?) },
                 range: input.range()?,
                 rows: input.u64()?,
+                resumed: input.bool()?,
             }),
             ACCEPT => SnapshotMessage::Accept { transfer, from_chunk: input.u64()? },
             DECLINE => SnapshotMessage::Decline {

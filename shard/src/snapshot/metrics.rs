@@ -34,9 +34,8 @@ impl SnapshotMetrics {
     ///
     /// Never: names and buckets are constants that a test has seen.
     pub fn new() -> SnapshotMetrics {
-        let counter = |name: &str, help: &str| {
-            IntCounter::new(name, help).expect("name and help are valid")
-        };
+        let counter =
+            |name: &str, help: &str| IntCounter::new(name, help).expect("name and help are valid");
         let counters = |name: &str, help: &str, labels: &[&str]| {
             IntCounterVec::new(Opts::new(name, help), labels).expect("name and help are valid")
         };

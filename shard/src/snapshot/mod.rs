@@ -16,14 +16,25 @@
 //! What is absent: when a follower needs a snapshot, what an installed one means for the log (the
 //! replicas know), and how messages travel (the [`Outbox`](crate::outbox::Outbox) knows).
 
+mod action;
 mod event;
+mod exchange;
 mod handle;
+mod incoming;
 mod message;
 mod metrics;
+mod outgoing;
+mod rate;
+mod receiver;
+mod sender;
 mod service;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
 
 pub use event::{SnapshotEvent, SnapshotSink};
 pub use handle::SnapshotHandle;
 pub use message::{AbortReason, DeclineReason, Offer, SnapshotMessage, Summary, TransferId};
 pub use metrics::SnapshotMetrics;
-pub use service::{SnapshotOptions, Snapshots};
+pub use service::{FreeDisk, SnapshotOptions, Snapshots};

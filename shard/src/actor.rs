@@ -52,9 +52,7 @@ impl ReplicaActor {
         }
         let now = self.lane.now();
         self.lane.with_effects(|effects| self.replica.turn(&now, effects));
-        self.slot.next_tick.set(self.replica.next_tick());
-        self.slot.has_waiting.set(self.replica.has_waiting());
-        self.slot.pressure_bytes.set(self.replica.checkpoint_pressure_bytes());
+        self.slot.note(&self.replica, &now);
     }
 }
 

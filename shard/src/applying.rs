@@ -72,6 +72,13 @@ impl Applying {
         }
     }
 
+    /// Everything through `applied` is in other rows than before: what was queued for the old ones
+    /// is dropped. Questions go on being counted, so that an answer to an older one is not taken.
+    pub fn restart(&mut self, applied: Position) {
+        let serial = self.serial;
+        *self = Applying { serial, ..Applying::new(applied) };
+    }
+
     /// Bytes of commands applied since [`Applying::frozen`] was called last.
     pub fn replay_bytes(&self) -> u64 {
         self.replay_bytes

@@ -12,10 +12,11 @@ use crate::outbox::{GroupMessage, Parcel};
 use crate::request::{Answer, Refusal, Reply, Request};
 use crate::serve::ColdRead;
 use crate::snapshot::{SnapshotEvent, TransferId};
+use bytes::Bytes;
 use flotilla_raft::{Position, ReplicaId, Term, Ticket, Time};
-use flotilla_storage::GroupId;
 use flotilla_storage::journal::{LogEntry, Write as JournalWrite};
 use flotilla_storage::store::{Frozen, View};
+use flotilla_storage::{GroupId, KeyRange};
 use std::time::{Duration, Instant};
 
 /// The moment of an event, by every clock that matters.
@@ -42,7 +43,7 @@ pub struct Conditions {
     pub log_share_bytes: u64,
     /// Of 1,000 bytes of log that a replica keeps for others, how many it may go on keeping: below
     /// 1,000 when all replicas of the node together keep too much.
-    pub log_keep_permille: u32,
+    pub log_keep_permille: u64,
     /// Most bytes of log that a replica holds in memory.
     pub log_cache_bytes_max: u64,
 }
@@ -81,8 +82,15 @@ pub enum Event {
     RowsRead {
         /// Names the question.
         serial: u64,
-        /// Their rows, or why they cannot be read at present.
-        rows: Result<Fetched, String>,
+        /// Their rows, or why they cannot be read.
+        rows: Result<Fetched, RowsUnread>,
+    },
+    /// A row that was read for a client fails its checksum.
+    ReadDamaged {
+        /// Who asked.
+        reply: Reply,
+        /// Which row, in words.
+        error: String,
     },
     /// Messages to this node were lost.
     Unreachable(NodeId),
@@ -92,6 +100,17 @@ pub enum Event {
     Campaign,
     /// Time to hand the memtable over.
     Freeze,
+    /// Time to give back what is kept for others: the node keeps too much.
+    Trim,
+    /// Time to look for expired rows.
+    Reap,
+    /// What a search for expired rows has found.
+    Expired {
+        /// The keys of those that were expired.
+        keys: Vec<Bytes>,
+        /// What of the shard was not searched; `None`: its end was reached.
+        rest: Option<KeyRange>,
+    },
     /// The checkpoint of everything through this position is durable.
     Checkpointed(Position),
     /// News from the snapshot service.
@@ -102,6 +121,17 @@ pub enum Event {
     Transfer(Option<NodeId>),
     /// Whether this node may lead anything.
     MayLead(bool),
+}
+
+/// Why rows could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowsUnread {
+    /// They fail their checksums: trying again is of no use.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// The store cannot be read at present.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// What a replica asks of the snapshot service.
@@ -170,7 +200,19 @@ pub struct RowRead {
     /// Where to look.
     pub view: View,
     /// What to look up.
-    pub keys: Vec<bytes::Bytes>,
+    pub keys: Vec<Bytes>,
+}
+
+/// A search for rows that have expired.
+pub struct ExpiredScan {
+    /// Whose.
+    pub group: GroupId,
+    /// Where to look.
+    pub view: View,
+    /// From where on.
+    pub range: KeyRange,
+    /// The time at which a row must have expired.
+    pub now_ms: u64,
 }
 
 /// What a turn of some replicas led to; a lane collects them from all and performs them together.
@@ -186,6 +228,8 @@ pub struct Effects {
     pub row_reads: Vec<RowRead>,
     /// For the read pool, which answers the callers itself.
     pub cold_reads: Vec<ColdRead>,
+    /// For the read pool; answered by [`Event::Expired`].
+    pub expired_scans: Vec<ExpiredScan>,
     /// For the checkpoint.
     pub frozen: Vec<Frozen>,
     /// For the snapshot service, after `frozen`.
@@ -213,6 +257,10 @@ pub enum Observed {
     LeaderChange,
     /// A proposal was lost to another leader and refused.
     LostProposal,
+    /// Rows turned out to be damaged.
+    RowsLost,
+    /// A snapshot has taken the place of rows.
+    SnapshotInstalled,
 }
 
 /// Sends an answer on its way: at once within the process, as a parcel to another node.

@@ -12,96 +12,34 @@
 //!
 //! What is absent: what groups do (`replica`), which lane a group lives on (`lanes`).
 
+mod inbox;
+mod slot;
+
+pub(crate) use inbox::{Inbox, Mail};
+pub(crate) use slot::{Load, Slot};
+
 use crate::actor::{Bag, Close, ReplicaActor};
 use crate::budget::Budget;
 use crate::descriptor::NodeId;
 use crate::effects::{self, Effects, Event, Now};
 use crate::lanes::Shared;
 use crate::metrics::ShardMetrics;
-use crate::outbox::{GroupMessage, Outbox, Parcel};
+use crate::outbox::{Outbox, Parcel};
 use crate::perform;
 use crate::replica::{Replica, ReplicaStart};
-use crate::request::{Refusal, Request};
-use crate::snapshot::{SnapshotEvent, SnapshotHandle};
-use crate::status::PublishedStatus;
-use actix::{Actor, Addr};
-use flotilla_raft::{Position, Ticket, Time};
+use crate::request::Refusal;
+use crate::snapshot::SnapshotHandle;
+use actix::Actor;
+use flotilla_raft::{Ticket, Time};
 use flotilla_storage::GroupId;
-use flotilla_storage::journal::{JournalHandle, JournalReader, LogEntry};
+use flotilla_storage::journal::{JournalHandle, JournalReader};
 use flotilla_storage::store::{CheckpointHandle, ReadPool};
-use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
-
-/// Something for a lane.
-pub(crate) enum Mail {
-    Open(Box<Wiring>, Vec<ReplicaStart>, oneshot::Sender<()>),
-    Request(Request),
-    Requests(Vec<Request>),
-    Messages(Vec<GroupMessage>),
-    Durable(Vec<(GroupId, u64)>),
-    Checkpointed(Vec<(GroupId, Position)>),
-    LogRead { group: GroupId, from: u64, entries: Option<Vec<LogEntry>> },
-    RowsRead { group: GroupId, serial: u64, rows: Result<crate::machine::Fetched, String> },
-    Unreachable(NodeId),
-    Suspected(Vec<GroupId>),
-    FreezeAll,
-    MayLead(bool),
-    Transfer { group: GroupId, to: Option<NodeId> },
-    Snapshot(Box<SnapshotEvent>),
-    RowsLost(Vec<GroupId>),
-    Close(oneshot::Sender<()>),
-}
-
-/// Where other threads put mail for a lane.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    mail: Mutex<Queue>,
-    arrived: Notify,
-}
-
-#[derive(Default)]
-struct Queue {
-    mail: Vec<Mail>,
-    /// The lane's thread has ended: nobody will ever look here again.
-    closed: bool,
-}
-
-impl Inbox {
-    /// Never blocks for longer than it takes to move the mail. Once closed, mail is dropped, and
-    /// whoever waits for an answer to it is told so by that.
-    pub(crate) fn put(&self, mail: Mail) {
-        let mut queue = self.mail.lock();
-        if queue.closed {
-            drop(queue);
-            return;
-        }
-        let sleeping = queue.mail.is_empty();
-        queue.mail.push(mail);
-        drop(queue);
-        if sleeping {
-            self.arrived.notify_one();
-        }
-    }
-
-    fn take(&self) -> Vec<Mail> {
-        std::mem::take(&mut self.mail.lock().mail)
-    }
-
-    /// Drops what the lane has not taken, and all that comes from now on.
-    pub(crate) fn close(&self) {
-        let left = {
-            let mut queue = self.mail.lock();
-            queue.closed = true;
-            std::mem::take(&mut queue.mail)
-        };
-        drop(left);
-    }
-}
 
 /// What a lane performs effects with.
 #[derive(Clone)]
@@ -124,39 +62,8 @@ pub struct Wiring {
     pub metrics: ShardMetrics,
 }
 
-/// For how long after its opening a preferred replica does not wait for its election timeout. A
-/// group that has a leader already is not disturbed: it refuses the pre-vote.
-const EAGER: Duration = Duration::from_secs(2);
-
-/// How often it tries: connections to the others may not be up at first.
-const EAGER_INTERVAL: Duration = Duration::from_millis(50);
-
-/// What a lane knows of a group without asking its actor.
-pub(crate) struct Slot {
-    address: RefCell<Option<Addr<ReplicaActor>>>,
-    pub(crate) next_tick: Cell<Time>,
-    pub(crate) has_waiting: Cell<bool>,
-    pub(crate) pressure_bytes: Cell<u64>,
-    status: Arc<PublishedStatus>,
-    /// When a preferred replica of a group without a leader campaigns next.
-    eager_at: Cell<Time>,
-    eager_until: Time,
-}
-
-impl Slot {
-    /// True when the replica should campaign at once.
-    fn is_eager(&self, now: Time) -> bool {
-        if now < self.eager_at.get() {
-            return false;
-        }
-        if now > self.eager_until || self.status.leader_node().is_some() {
-            self.eager_at.set(Time::NEVER);
-            return false;
-        }
-        self.eager_at.set(now + EAGER_INTERVAL);
-        true
-    }
-}
+/// How often groups are asked to give back what they keep for others, while it is too much.
+const TRIM_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The thread-local half of a lane.
 pub(crate) struct Lane {
@@ -168,6 +75,10 @@ pub(crate) struct Lane {
     slots: RefCell<HashMap<GroupId, Rc<Slot>>>,
     effects: RefCell<Effects>,
     dirty: Notify,
+    /// When the groups were last asked to give back what they keep for others.
+    trimmed_at: Cell<Instant>,
+    /// The group after which the next search for expired rows is started.
+    reaped: Cell<GroupId>,
     /// The generation of freezes that this lane has carried out.
     frozen_generation: Cell<u64>,
     /// The node stops: requests are refused from now on.
@@ -185,6 +96,8 @@ impl Lane {
             slots: RefCell::default(),
             effects: RefCell::default(),
             dirty: Notify::new(),
+            trimmed_at: Cell::new(Instant::now()),
+            reaped: Cell::new(GroupId(0)),
             frozen_generation: Cell::new(0),
             closed: Cell::new(false),
         })
@@ -262,6 +175,10 @@ impl Lane {
             }
             Mail::LogRead { group, from, entries } => bag(group, Event::LogRead { from, entries }),
             Mail::RowsRead { group, serial, rows } => bag(group, Event::RowsRead { serial, rows }),
+            Mail::ReadDamaged { group, reply, error } => {
+                bag(group, Event::ReadDamaged { reply, error });
+            }
+            Mail::Expired { group, keys, rest } => bag(group, Event::Expired { keys, rest }),
             Mail::Unreachable(node) => {
                 for group in self.slots.borrow().keys() {
                     bag(*group, Event::Unreachable(node));
@@ -312,31 +229,26 @@ impl Lane {
     fn refuse(&self, events: Vec<Event>) {
         let stopping = self.is_halted() || self.closed.get();
         for event in events {
-            if let Event::Request(request) = event {
-                let refusal = if stopping { Refusal::Shutdown } else { Refusal::GroupNotFound };
-                self.with_effects(|effects| {
-                    effects::answer(request.reply, Err(refusal), effects);
-                });
-            }
+            let reply = match event {
+                Event::Request(request) => request.reply,
+                Event::ReadDamaged { reply, .. } => reply,
+                _ => continue,
+            };
+            let refusal = if stopping { Refusal::Shutdown } else { Refusal::GroupNotFound };
+            self.with_effects(|effects| effects::answer(reply, Err(refusal), effects));
         }
     }
 
     fn open(self: &Rc<Self>, wiring: Wiring, replicas: Vec<ReplicaStart>) {
         *self.wiring.borrow_mut() = Some(wiring);
         for start in replicas {
-            let replica = Replica::new(start, self.now());
+            let mut replica = Replica::new(start, self.now());
+            if !self.shared.may_lead() {
+                let mut effects = self.effects.borrow_mut();
+                replica.handle(&self.now(), Event::MayLead(false), &mut effects);
+            }
             let group = replica.group();
-            let now = self.now().time;
-            let eager = replica.is_preferred();
-            let slot = Rc::new(Slot {
-                address: RefCell::new(None),
-                next_tick: Cell::new(replica.next_tick()),
-                has_waiting: Cell::new(false),
-                pressure_bytes: Cell::new(0),
-                status: replica.status(),
-                eager_at: Cell::new(if eager { now } else { Time::NEVER }),
-                eager_until: now + EAGER,
-            });
+            let slot = Rc::new(Slot::new(&replica, &self.now()));
             self.shared.publish(replica.descriptor().clone(), replica.status());
             let address = ReplicaActor::new(replica, self.clone(), slot.clone()).start();
             *slot.address.borrow_mut() = Some(address);
@@ -397,31 +309,51 @@ impl Lane {
             return;
         }
         let now = self.now().time;
-        let mut pressure_bytes = 0;
         let generation = self.shared.freeze_generation();
         let freeze = self.frozen_generation.replace(generation) != generation;
-        for slot in self.slots.borrow().values() {
-            pressure_bytes += slot.pressure_bytes.get();
+        let trim = self.shared.must_trim() && self.trimmed_at.get().elapsed() >= TRIM_INTERVAL;
+        if trim {
+            self.trimmed_at.set(Instant::now());
+        }
+        let reap = self.next_to_reap();
+        let mut load = Load::default();
+        for (group, slot) in self.slots.borrow().iter() {
+            load.take_in(slot);
             let due = slot.next_tick.get() <= now || slot.has_waiting.get();
             let campaign = slot.is_eager(now);
-            if !due && !freeze && !campaign {
+            let reap = reap == Some(*group);
+            if !due && !freeze && !campaign && !trim && !reap {
                 continue;
             }
             if let Some(address) = &*slot.address.borrow() {
-                let mut events = Vec::with_capacity(3);
-                if campaign {
-                    events.push(Event::Campaign);
-                }
-                if due {
-                    events.push(Event::Tick);
-                }
-                if freeze {
-                    events.push(Event::Freeze);
-                }
+                let mut events = Vec::with_capacity(5);
+                let mut push = |wanted, event| {
+                    if wanted {
+                        events.push(event)
+                    }
+                };
+                push(campaign, Event::Campaign);
+                push(due, Event::Tick);
+                push(freeze, Event::Freeze);
+                push(trim, Event::Trim);
+                push(reap, Event::Reap);
                 address.do_send(Bag(events));
             }
         }
-        self.shared.report_memory(self.number, pressure_bytes, freeze);
+        self.shared.report(self.number, load, freeze);
+    }
+
+    /// One group of this lane at a time is searched for expired rows, in turns.
+    fn next_to_reap(&self) -> Option<GroupId> {
+        let slots = self.slots.borrow();
+        let after = self.reaped.get();
+        let wanting = || slots.iter().filter(|(_, slot)| slot.wants_to_reap.get());
+        let groups = || wanting().map(|(group, _)| *group);
+        let next = groups().filter(|group| *group > after).min().or_else(|| groups().min());
+        if let Some(group) = next {
+            self.reaped.set(group);
+        }
+        next
     }
 }
 

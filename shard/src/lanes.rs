@@ -11,34 +11,28 @@
 //!
 //! What is absent: what lanes do inside (`lane`), and who calls (the router, the transport).
 
+mod completion;
+mod control;
+mod shared;
+
+pub use completion::LaneCompletion;
+pub(crate) use shared::Shared;
+
 use crate::descriptor::{Descriptor, NodeId};
-use crate::effects::Conditions;
 use crate::lane::{Inbox, Lane, Mail, Wiring};
 use crate::outbox::GroupMessage;
 use crate::replica::ReplicaStart;
 use crate::request::Request;
 use crate::snapshot::{SnapshotEvent, SnapshotHandle, SnapshotSink};
-use crate::status::{PublishedStatus, Role, ShardStatus, SharedStatus};
-use arc_swap::ArcSwap;
-use flotilla_raft::{Index, Position, Term};
+use crate::status::ShardStatus;
 use flotilla_storage::GroupId;
-use flotilla_storage::journal::{Completion, JournalError};
-use flotilla_storage::store::{CheckpointCompletion, StoreError};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::{self, AcqRel, Relaxed},
-};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-
-/// How often a node that hands over looks whether it is done.
-const HAND_OVER_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many lanes, and when they hand their memtables over.
 #[derive(Clone, Copy, Debug)]
@@ -54,78 +48,6 @@ pub struct LaneOptions {
     pub checkpoint_age_max: Duration,
     /// How many bytes of log all replicas together keep for followers that lag behind.
     pub log_retain_bytes: u64,
-}
-
-/// What lanes and other threads share.
-pub(crate) struct Shared {
-    options: LaneOptions,
-    statuses: ArcSwap<BTreeMap<GroupId, SharedStatus>>,
-    halted: AtomicBool,
-    on_halt: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
-    /// By lane: how much speaks for a checkpoint, as last reported.
-    pressure_bytes: Vec<AtomicU64>,
-    freeze_generation: AtomicU64,
-    frozen_last: Mutex<Instant>,
-    is_disk_full: AtomicBool,
-    may_lead: AtomicBool,
-}
-
-impl Shared {
-    pub(crate) fn is_halted(&self) -> bool {
-        self.halted.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn halt(&self, reason: &str) {
-        if !self.halted.swap(true, Ordering::AcqRel) {
-            tracing::error!(reason, "the node stops: it can no longer keep its promises");
-            if let Some(hook) = self.on_halt.get() {
-                hook(reason);
-            }
-        }
-    }
-
-    pub(crate) fn publish(&self, descriptor: Descriptor, status: Arc<PublishedStatus>) {
-        let entry = SharedStatus { descriptor: Arc::new(descriptor), status };
-        self.statuses.rcu(|statuses| {
-            let mut statuses = BTreeMap::clone(statuses);
-            statuses.insert(entry.descriptor.group, entry.clone());
-            statuses
-        });
-    }
-
-    /// How the node is.
-    pub(crate) fn conditions(&self) -> Conditions {
-        Conditions { is_disk_full: self.is_disk_full.load(Relaxed), ..Conditions::default() }
-    }
-
-    pub(crate) fn freeze_generation(&self) -> u64 {
-        self.freeze_generation.load(Ordering::Acquire)
-    }
-
-    /// Takes a lane's count, and starts a new generation of freezes when it is time.
-    ///
-    /// `is_freezing` says that the lane carries a freeze out just now: its count is from before,
-    /// and must not start another one. Two frozen memtables would close the door to writes until a
-    /// checkpoint has ended.
-    pub(crate) fn report_memory(&self, lane: usize, pressure_bytes: u64, is_freezing: bool) {
-        let counted = if is_freezing { 0 } else { pressure_bytes };
-        self.pressure_bytes[lane].store(counted, Ordering::Relaxed);
-        let total: u64 =
-            self.pressure_bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
-        let full = total >= self.options.memtable_bytes_max;
-        // One lane watches the age, so that a generation is not started twice.
-        let may_be_old = lane == 0;
-        if !full && !may_be_old {
-            return;
-        }
-        let mut frozen_last = self.frozen_last.lock();
-        if full || frozen_last.elapsed() >= self.options.checkpoint_age_max {
-            *frozen_last = Instant::now();
-            // What is reported next counts from the freeze on.
-            self.pressure_bytes.iter().for_each(|bytes| bytes.store(0, Ordering::Relaxed));
-            self.freeze_generation.fetch_add(1, Ordering::AcqRel);
-        }
-    }
 }
 
 struct Inner {
@@ -151,17 +73,7 @@ impl Lanes {
     /// When a thread or a runtime cannot be had.
     pub fn start(options: LaneOptions) -> io::Result<Lanes> {
         assert!(options.lanes > 0, "a node needs a lane");
-        let shared = Arc::new(Shared {
-            options,
-            statuses: ArcSwap::default(),
-            halted: AtomicBool::new(false),
-            on_halt: OnceLock::new(),
-            pressure_bytes: (0..options.lanes).map(|_| AtomicU64::new(0)).collect(),
-            freeze_generation: AtomicU64::new(0),
-            frozen_last: Mutex::new(Instant::now()),
-            is_disk_full: AtomicBool::new(false),
-            may_lead: AtomicBool::new(true),
-        });
+        let shared = Arc::new(Shared::new(options));
         let inboxes: Vec<Arc<Inbox>> = (0..options.lanes).map(|_| Arc::default()).collect();
         let (report, reported) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("flotilla-system".into()).spawn({
@@ -181,6 +93,7 @@ impl Lanes {
     /// Lets the replicas live, each on its lane. Returns when all of them do.
     pub async fn open(&self, wiring: Wiring, replicas: Vec<ReplicaStart>) {
         let _ = self.inner.snapshots.set(wiring.snapshots.clone());
+        self.inner.shared.count_in(&wiring.budget, &wiring.metrics);
         let mut by_lane: Vec<Vec<ReplicaStart>> =
             self.inner.inboxes.iter().map(|_| Vec::new()).collect();
         for start in replicas {
@@ -244,58 +157,6 @@ impl Lanes {
         self.inner.inboxes.iter().for_each(|inbox| inbox.put(Mail::FreezeAll));
     }
 
-    /// Whether the disk is full. While it is, leaders refuse writes that need room with
-    /// [`Refusal::DiskFull`](crate::Refusal::DiskFull); reads, deletes and all of Raft go on.
-    pub fn set_disk_full(&self, is_full: bool) {
-        let was_full = self.inner.shared.is_disk_full.swap(is_full, Relaxed);
-        match (was_full, is_full) {
-            (false, true) => tracing::error!("the disk is full: only reads and deletes are served"),
-            (true, false) => tracing::info!("the disk has room again: writes are served"),
-            _ => {}
-        }
-    }
-
-    /// Whether the replicas of this node may lead, and why that changes. A node that may not hands
-    /// its leaderships over; it goes on voting and acknowledging.
-    pub fn set_may_lead(&self, may_lead: bool, reason: &str) {
-        if self.inner.shared.may_lead.swap(may_lead, AcqRel) == may_lead {
-            return;
-        }
-        if may_lead {
-            tracing::info!(reason, "this node may lead again");
-        } else {
-            tracing::warn!(reason, "this node leads no shards any more");
-        }
-        self.inner.inboxes.iter().for_each(|inbox| inbox.put(Mail::MayLead(may_lead)));
-    }
-
-    /// Asks the leader of `group`, if it is on this node, to hand over: to the replica on `to`, or
-    /// to whichever can follow best. It goes on leading if nobody takes it within an election
-    /// timeout.
-    pub fn transfer(&self, group: GroupId, to: Option<NodeId>) {
-        self.inner.inboxes[self.lane_of(group)].put(Mail::Transfer { group, to });
-    }
-
-    /// Gives all leaderships away for good, before the node stops, and waits until nothing that was
-    /// proposed here is in flight, or `timeout` has passed. Groups that have no other replica go on
-    /// being led. Returns how many others are still led from here.
-    pub async fn hand_over_all(&self, timeout: Duration) -> usize {
-        let until = Instant::now() + timeout;
-        self.set_may_lead(false, "the node stops");
-        loop {
-            let statuses = self.inner.shared.statuses.load();
-            let shared = |entry: &&SharedStatus| entry.descriptor.replicas.len() > 1;
-            let led = statuses.values().filter(shared);
-            let led = led.filter(|entry| entry.status.role() == Role::Leader).count();
-            let waiting = statuses.values().any(|entry| entry.status.has_pending());
-            if (led == 0 && !waiting) || Instant::now() >= until {
-                return led;
-            }
-            drop(statuses);
-            tokio::time::sleep(HAND_OVER_INTERVAL).await;
-        }
-    }
-
     /// The node's snapshot service; `None` before [`Lanes::open`].
     pub fn snapshots(&self) -> Option<&SnapshotHandle> {
         self.inner.snapshots.get()
@@ -327,15 +188,6 @@ impl Lanes {
     pub fn memory_bytes(&self) -> u64 {
         let statuses = self.inner.shared.statuses.load();
         statuses.values().map(|entry| entry.status.memory_bytes()).sum()
-    }
-
-    /// What reports completed writes of the journal and completed checkpoints to each lane, in the
-    /// order of lanes.
-    pub fn completions(&self) -> Vec<Arc<LaneCompletion>> {
-        let completion = |inbox: &Arc<Inbox>| {
-            Arc::new(LaneCompletion { inbox: inbox.clone(), shared: self.inner.shared.clone() })
-        };
-        self.inner.inboxes.iter().map(completion).collect()
     }
 
     /// Ends all groups: everybody who waits is answered.
@@ -385,6 +237,10 @@ impl SnapshotSink for Lanes {
     fn snapshot_event(&self, event: SnapshotEvent) {
         let lane = self.lane_of(event.group());
         self.inner.inboxes[lane].put(Mail::Snapshot(Box::new(event)));
+    }
+
+    fn snapshots_panicked(&self, message: &str) {
+        self.halt(&format!("the snapshot service panicked: {message}"));
     }
 }
 
@@ -436,78 +292,5 @@ fn run_system(
         if arbiter.join().is_err() {
             tracing::error!("a lane panicked while it stopped");
         }
-    }
-}
-
-/// Reports to one lane what the journal and the checkpoints have done for it.
-pub struct LaneCompletion {
-    inbox: Arc<Inbox>,
-    shared: Arc<Shared>,
-}
-
-impl Completion for LaneCompletion {
-    fn durable(&self, done: &[(GroupId, u64)]) {
-        self.inbox.put(Mail::Durable(done.to_vec()));
-    }
-
-    fn failed(&self, error: &JournalError) {
-        self.shared.halt(&format!("the journal failed: {error}"));
-    }
-
-    fn suspected(&self, groups: &[GroupId]) {
-        self.inbox.put(Mail::Suspected(groups.to_vec()));
-    }
-}
-
-impl CheckpointCompletion for LaneCompletion {
-    fn checkpointed(&self, done: &[(GroupId, (u64, u64))]) {
-        let position = |(index, term)| Position { index: Index(index), term: Term(term) };
-        let done = done.iter().map(|(group, applied)| (*group, position(*applied)));
-        self.inbox.put(Mail::Checkpointed(done.collect()));
-    }
-
-    fn failed(&self, error: &StoreError) {
-        self.shared.halt(&format!("the store failed: {error}"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shared(lanes: usize) -> Shared {
-        Shared {
-            options: LaneOptions {
-                lanes,
-                tick_interval: Duration::from_millis(20),
-                memtable_bytes_max: 100,
-                checkpoint_age_max: Duration::from_secs(3600),
-                log_retain_bytes: 1 << 30,
-            },
-            statuses: ArcSwap::default(),
-            halted: AtomicBool::new(false),
-            on_halt: OnceLock::new(),
-            pressure_bytes: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
-            freeze_generation: AtomicU64::new(0),
-            frozen_last: Mutex::new(Instant::now()),
-            is_disk_full: AtomicBool::new(false),
-            may_lead: AtomicBool::new(true),
-        }
-    }
-
-    /// Lanes count before their groups have frozen anything.
-    #[test]
-    fn full_memtables_are_frozen_once() {
-        let shared = shared(2);
-        shared.report_memory(0, 60, false);
-        shared.report_memory(1, 60, false);
-        assert_eq!(shared.freeze_generation(), 1);
-        shared.report_memory(0, 60, true);
-        shared.report_memory(1, 60, true);
-        shared.report_memory(0, 1, false);
-        shared.report_memory(1, 1, false);
-        assert_eq!(shared.freeze_generation(), 1, "what is being frozen counted again");
-        shared.report_memory(1, 100, false);
-        assert_eq!(shared.freeze_generation(), 2);
     }
 }

@@ -4,7 +4,7 @@
 //! queued (door to proposal), journal (in the journal's own metrics), committed (proposal to
 //! applied).
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, Registry, exponential_buckets};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry, exponential_buckets};
 
 /// The shard layer's metrics of one node. Clones share the cells.
 #[derive(Clone)]
@@ -19,6 +19,12 @@ pub struct ShardMetrics {
     pub leader_changes: IntCounter,
     /// Proposals that another leader's entries replaced; their callers were told.
     pub proposals_lost: IntCounter,
+    /// Replicas whose rows turned out to be damaged.
+    pub rows_lost: IntCounter,
+    /// Snapshots that took the place of a replica's rows.
+    pub snapshots_installed: IntCounter,
+    /// Bytes of log that all replicas of the node keep in the journal.
+    pub log_bytes: IntGauge,
 }
 
 impl Default for ShardMetrics {
@@ -55,6 +61,19 @@ impl ShardMetrics {
                 "flotilla_shard_proposals_lost_total",
                 "Proposals that were replaced by another leader's entries and refused.",
             ),
+            rows_lost: counter(
+                "flotilla_shard_rows_lost_total",
+                "Replicas whose rows turned out to be damaged and are replaced by a snapshot.",
+            ),
+            snapshots_installed: counter(
+                "flotilla_shard_snapshots_installed_total",
+                "Snapshots that took the place of a replica's rows.",
+            ),
+            log_bytes: IntGauge::new(
+                "flotilla_shard_log_bytes",
+                "Bytes of log that the replicas of this node keep in the journal.",
+            )
+            .expect("name and help are valid"),
         }
     }
 
@@ -68,7 +87,10 @@ impl ShardMetrics {
         registry.register(Box::new(self.write_committed.clone()))?;
         registry.register(Box::new(self.read_duration.clone()))?;
         registry.register(Box::new(self.leader_changes.clone()))?;
-        registry.register(Box::new(self.proposals_lost.clone()))
+        registry.register(Box::new(self.proposals_lost.clone()))?;
+        registry.register(Box::new(self.rows_lost.clone()))?;
+        registry.register(Box::new(self.snapshots_installed.clone()))?;
+        registry.register(Box::new(self.log_bytes.clone()))
     }
 }
 

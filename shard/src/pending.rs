@@ -127,6 +127,17 @@ impl Pending {
         self.deadline_min = deadlines.chain(self.orphans.values().map(|w| w.deadline)).min();
     }
 
+    /// Takes out everybody who waits for an index up to `index`: it will not be applied here.
+    pub fn take_through(&mut self, index: u64) -> Vec<Waiting> {
+        let mut taken = Vec::new();
+        while self.current.front().is_some_and(|(front, _, _)| *front <= index) {
+            taken.extend(self.current.pop_front().map(|(_, _, waiting)| waiting));
+        }
+        let later = self.orphans.split_off(&(index + 1, 0));
+        taken.extend(std::mem::replace(&mut self.orphans, later).into_values());
+        taken
+    }
+
     /// Takes everybody out, whatever they wait for.
     pub fn drain(&mut self) -> Vec<Waiting> {
         self.deadline_min = None;

@@ -3,21 +3,27 @@
 //! Journal appends and messages leave side by side: the leader's disk is one vote among others, so
 //! nothing waits for it here. What must wait for it is still inside the Raft cores.
 
-use crate::effects::{Effects, LogRead, Observed, RowRead, SnapshotOrder};
+use crate::effects::{Effects, ExpiredScan, LogRead, Observed, RowRead, RowsUnread, SnapshotOrder};
 use crate::lane::{Inbox, Mail, Wiring, by_node};
 use crate::machine::Fetched;
 use crate::outbox::{Outbox, Parcel};
-use crate::request::{Operation, Reply};
+use crate::request::{Operation, Refusal, Reply};
 use crate::serve::ColdRead;
+use flotilla_storage::store::{PageOptions, StoreError};
 use std::sync::Arc;
 
 /// How many point reads one job of the read pool takes: enough to make the hand-over cheap, few
 /// enough to use all of the pool's threads.
 const COLD_READS_PER_JOB: usize = 32;
 
+/// How much one search for expired rows looks at.
+const SCANNED_ROWS_MAX: usize = 512;
+const SCANNED_BYTES_MAX: usize = 256 << 10;
+
 pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects: Effects) {
-    let Effects { journal, parcels, log_reads, row_reads, cold_reads, frozen, snapshots, observed } =
-        effects;
+    let Effects { journal, parcels, log_reads, .. } = effects;
+    let Effects { row_reads, cold_reads, expired_scans, .. } = effects;
+    let Effects { frozen, snapshots, observed, .. } = effects;
     if !journal.is_empty() {
         wiring.journal.submit(lane, journal);
     }
@@ -30,7 +36,8 @@ pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects:
     if !row_reads.is_empty() {
         read_rows(inbox, wiring, row_reads);
     }
-    read_cold(wiring, cold_reads);
+    read_cold(inbox, wiring, cold_reads);
+    expired_scans.into_iter().for_each(|scan| search_expired(inbox, wiring, scan));
     if !frozen.is_empty() {
         wiring.checkpoints.submit(lane, frozen);
     }
@@ -70,11 +77,14 @@ fn read_rows(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<RowRead>) {
     let inbox = inbox.clone();
     wiring.pool.spawn(move || {
         for RowRead { group, serial, view, keys } in reads {
-            let rows: Result<Fetched, String> = keys
+            let rows: Result<Fetched, RowsUnread> = keys
                 .into_iter()
                 .map(|key| match view.get(&key) {
                     Ok(row) => Ok((key, row)),
-                    Err(error) => Err(error.to_string()),
+                    Err(error @ StoreError::Corrupt { .. }) => {
+                        Err(RowsUnread::Damaged(error.to_string()))
+                    }
+                    Err(error) => Err(RowsUnread::Unavailable(error.to_string())),
                 })
                 .collect();
             inbox.put(Mail::RowsRead { group, serial, rows });
@@ -82,30 +92,67 @@ fn read_rows(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<RowRead>) {
     });
 }
 
-fn read_cold(wiring: &Wiring, reads: Vec<ColdRead>) {
+/// Walks over a page of rows and says which of them have expired.
+fn search_expired(inbox: &Arc<Inbox>, wiring: &Wiring, scan: ExpiredScan) {
+    let inbox = inbox.clone();
+    wiring.pool.spawn(move || {
+        let ExpiredScan { group, view, range, now_ms } = scan;
+        let options = PageOptions {
+            rows_max: SCANNED_ROWS_MAX,
+            bytes_max: SCANNED_BYTES_MAX,
+            reverse: false,
+            keys_only: true,
+        };
+        let (keys, rest) = match view.page(&range, options) {
+            Ok(page) => {
+                let expired = page.rows.into_iter().filter(|(_, row)| row.is_expired(now_ms));
+                (expired.map(|(key, _)| key).collect(), page.more)
+            }
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(group = group.0, %error, "found while searching expired rows");
+                inbox.put(Mail::RowsLost(vec![group]));
+                (Vec::new(), None)
+            }
+            Err(error) => {
+                tracing::warn!(group = group.0, %error, "cannot search for expired rows");
+                (Vec::new(), None)
+            }
+        };
+        inbox.put(Mail::Expired { group, keys, rest });
+    });
+}
+
+fn read_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
     let mut points = Vec::new();
     for read in reads {
         if matches!(read.operation, Operation::Get { .. }) {
             points.push(read);
             if points.len() == COLD_READS_PER_JOB {
-                spawn_cold(wiring, std::mem::take(&mut points));
+                spawn_cold(inbox, wiring, std::mem::take(&mut points));
             }
         } else {
-            spawn_cold(wiring, vec![read]);
+            spawn_cold(inbox, wiring, vec![read]);
         }
     }
     if !points.is_empty() {
-        spawn_cold(wiring, points);
+        spawn_cold(inbox, wiring, points);
     }
 }
 
-fn spawn_cold(wiring: &Wiring, reads: Vec<ColdRead>) {
+fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
+    let inbox = inbox.clone();
     let (outbox, metrics): (Arc<dyn Outbox>, _) = (wiring.outbox.clone(), wiring.metrics.clone());
     wiring.pool.spawn(move || {
         let mut parcels = Vec::new();
         for read in reads {
             let result = read.run();
             metrics.read_duration.observe(read.entered.elapsed().as_secs_f64());
+            if let Err(Refusal::Corrupt(error)) = result {
+                // The replica knows whether another one could answer.
+                let ColdRead { group, reply, .. } = read;
+                inbox.put(Mail::ReadDamaged { group, reply, error });
+                continue;
+            }
             match read.reply {
                 // A caller who no longer listens has dropped its future.
                 Reply::Oneshot(sender) => drop(sender.send(result)),
@@ -129,6 +176,8 @@ fn observe(wiring: &Wiring, observed: &[Observed]) {
             Observed::Read { total } => metrics.read_duration.observe(total.as_secs_f64()),
             Observed::LeaderChange => metrics.leader_changes.inc(),
             Observed::LostProposal => metrics.proposals_lost.inc(),
+            Observed::RowsLost => metrics.rows_lost.inc(),
+            Observed::SnapshotInstalled => metrics.snapshots_installed.inc(),
         }
     }
 }

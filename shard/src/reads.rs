@@ -77,9 +77,14 @@ impl Reads {
         self.asked.remove(&id).unwrap_or_default()
     }
 
+    /// True if [`Reads::ready`] would give any.
+    pub fn is_ready(&self, applied: Index) -> bool {
+        self.confirmed.front().is_some_and(|(index, _)| *index <= applied)
+    }
+
     /// Takes out reads that may be served now that everything up to `applied` is applied.
     pub fn ready(&mut self, applied: Index) -> Option<Vec<ReadRequest>> {
-        if self.confirmed.front().is_some_and(|(index, _)| *index <= applied) {
+        if self.is_ready(applied) {
             return self.confirmed.pop_front().map(|(_, reads)| reads);
         }
         None

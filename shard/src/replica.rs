@@ -14,37 +14,49 @@
 //! * A frozen memtable leaves for the checkpoint only when the journal holds everything applied
 //!   to it: the store never knows more than the journal.
 //! * What was let in is never refused later; pressure acts before a proposal, not after.
+//! * A replica whose rows are damaged, or are being replaced, neither applies, nor freezes, nor
+//!   serves anything from them.
 //!
 //! What is absent: threads, clocks, disks, sockets. `now` comes with each call.
 
+mod apply;
+mod expiring;
+mod install;
+mod lead;
+mod log_size;
+mod propose;
+mod read;
 mod retire;
 
-use crate::applying::{Applying, Step};
-use crate::command::Command;
+use crate::applying::Applying;
 use crate::descriptor::Descriptor;
-use crate::effects::{Effects, Event, LogRead, Now, Observed, RowRead, answer};
+use crate::effects::{Effects, Event, Now, RowsUnread, answer};
 use crate::machine::{Machine, ShardMeta};
-use crate::outbox::{GroupMessage, Parcel};
-use crate::pending::{Pending, Waiting};
-use crate::reads::{ReadRequest, Reads};
-use crate::request::{Answer, Operation, Refusal, Request};
-use crate::serve::{self, Served};
+use crate::outbox::GroupMessage;
+use crate::pending::Pending;
+use crate::reads::Reads;
+use crate::request::{Refusal, Request};
 use crate::status::PublishedStatus;
-use flotilla_raft::{self as raft, HardState, Index, Position, Raft, ReplicaId, Time};
+use flotilla_raft::{self as raft, Index, Position, Raft, ReplicaId, Time};
 use flotilla_storage::GroupId;
-use flotilla_storage::journal::{Change, LogEntry, Write as JournalWrite};
+use flotilla_storage::journal::LogEntry;
 use flotilla_storage::store::{Frozen, Shard};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+
+use expiring::Expiring;
+use install::Snapshots;
+use log_size::LogSize;
+use read::{Currency, Unconfirmed};
 
 /// How replicas behave, apart from Raft's own options.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaOptions {
     /// Longest value, in bytes.
     pub value_bytes_max: u64,
-    /// The leader offers to forget the log when this many entries have become unneeded.
-    pub release_entries_min: u64,
+    /// The log is compacted when this many entries have become unneeded: each time costs a record.
+    pub compact_entries_min: u64,
     /// What a caller is told to wait when a replica is too busy to propose.
     pub retry_after: Duration,
 }
@@ -53,7 +65,7 @@ impl Default for ReplicaOptions {
     fn default() -> Self {
         ReplicaOptions {
             value_bytes_max: 8 << 20,
-            release_entries_min: 1024,
+            compact_entries_min: 1024,
             retry_after: Duration::from_millis(10),
         }
     }
@@ -69,7 +81,7 @@ pub struct ReplicaStart {
     pub applied: Position,
     /// Raft's own options.
     pub raft: raft::Options,
-    /// What the journal holds.
+    /// What the journal holds, and whether the rows can be used at all.
     pub restored: raft::Restored,
     /// Bytes of the entries above the log's base; 0 if that is not known.
     pub log_bytes: u64,
@@ -87,7 +99,10 @@ pub struct Replica {
     applying: Applying,
     pending: Pending,
     reads: Reads,
-    /// Writes that wait until a frozen memtable is merged.
+    /// Reads that ask nobody whether they are current; served in this turn.
+    unconfirmed: Vec<Unconfirmed>,
+    currency: Currency,
+    /// Writes that wait until a frozen memtable is merged, or a new leader knows its past.
     at_the_door: VecDeque<Request>,
     /// The memtable that waits for the journal, and the index that it contains.
     frozen: Option<(Index, Frozen)>,
@@ -95,20 +110,28 @@ pub struct Replica {
     checkpointed: Index,
     /// The highest position handed over for a checkpoint.
     froze: Index,
-    /// The last `ReleaseLog` that this replica proposed as leader.
-    release_proposed: u64,
-    base: Index,
+    log: LogSize,
+    /// A leader proposes nothing for clients before it has applied this: its log at the election.
+    settled_at: Option<Index>,
+    expiring: Expiring,
+    snapshots: Snapshots,
     suspect: bool,
+    /// The rows are damaged or gone.
+    rows_lost: bool,
     status: Arc<PublishedStatus>,
 }
 
 impl Replica {
     /// A replica that starts from what the disk holds.
     pub fn new(start: ReplicaStart, now: Now) -> Replica {
-        let ReplicaStart { meta, shard, applied, raft, restored, options, .. } = start;
+        let ReplicaStart { meta, shard, applied, raft, restored, log_bytes, options } = start;
         let (group, id, suspect) = (meta.descriptor.group, raft.id, raft.suspect);
-        let base = restored.base.index;
-        assert_eq!(restored.applied, applied.index, "Raft applies from where the rows end");
+        let rows_lost = restored.needs_snapshot;
+        assert!(
+            rows_lost || restored.applied == applied.index,
+            "Raft applies from where the rows end"
+        );
+        let log = LogSize::new(restored.base.index, restored.last_index, log_bytes);
         let mut replica = Replica {
             group,
             id,
@@ -118,13 +141,18 @@ impl Replica {
             applying: Applying::new(applied),
             pending: Pending::default(),
             reads: Reads::default(),
+            unconfirmed: Vec::new(),
+            currency: Currency::default(),
             at_the_door: VecDeque::new(),
             frozen: None,
             checkpointed: applied.index,
             froze: applied.index,
-            release_proposed: 0,
-            base,
+            log,
+            settled_at: None,
+            expiring: Expiring::default(),
+            snapshots: Snapshots::default(),
             suspect,
+            rows_lost,
             status: Arc::new(PublishedStatus::default()),
         };
         replica.publish();
@@ -163,6 +191,16 @@ impl Replica {
         replicas[turn].replica == self.id
     }
 
+    /// Bytes of log that the replica keeps in its journal.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    /// Bytes of log that it keeps in memory.
+    pub fn log_cache_bytes(&self) -> u64 {
+        self.raft.cached_bytes() as u64
+    }
+
     /// Committed entries that this replica holds and has not applied yet.
     pub fn queued_to_apply(&self) -> usize {
         self.applying.queued()
@@ -178,6 +216,7 @@ impl Replica {
     /// Takes in what happened. Its effects come out of the next [`Replica::turn`].
     pub fn handle(&mut self, now: &Now, event: Event, effects: &mut Effects) {
         if self.suspect && !matches!(event, Event::Request(_)) {
+            self.handle_suspect(event, effects);
             return;
         }
         match event {
@@ -203,7 +242,13 @@ impl Replica {
                 };
                 self.raft.step(now.time, event);
             }
-            Event::RowsRead { serial, rows } => self.applying.fetched(serial, rows),
+            Event::RowsRead { serial, rows } => match rows {
+                Err(RowsUnread::Damaged(error)) if self.has_others() => {
+                    self.lose_rows(now, &error, effects);
+                }
+                rows => self.applying.fetched(serial, rows.map_err(|error| error.to_string())),
+            },
+            Event::ReadDamaged { reply, error } => self.read_damaged(now, reply, error, effects),
             Event::Unreachable(node) => {
                 if let Some(replica) = self.machine.descriptor().replica_on(node) {
                     self.raft.step(now.time, raft::Event::Unreachable(replica));
@@ -213,9 +258,18 @@ impl Replica {
             // A real election is under way already: starting over would only delay it.
             Event::Campaign if self.raft.role() == raft::Role::Candidate => {}
             Event::Campaign => self.raft.step(now.time, raft::Event::Campaign),
-            Event::Freeze => self.freeze(),
+            Event::Freeze => {
+                self.freeze();
+                self.compact(now, effects);
+            }
             Event::Checkpointed(position) => self.checkpointed(now, position, effects),
-            Event::Snapshot(_) | Event::RowsLost | Event::Transfer(_) | Event::MayLead(_) => {}
+            Event::Trim => self.compact(now, effects),
+            Event::Snapshot(event) => self.snapshot_event(now, event, effects),
+            Event::RowsLost => self.lose_rows(now, "a checkpoint found damaged rows", effects),
+            Event::Transfer(to) => self.transfer(now, to),
+            Event::MayLead(may_lead) => self.may_lead(now, may_lead),
+            Event::Reap => self.reap(now, effects),
+            Event::Expired { keys, rest } => self.expired(now, keys, rest),
         }
     }
 
@@ -224,26 +278,19 @@ impl Replica {
         if self.suspect {
             return;
         }
+        self.raft.limit_cache(usize_of(now.conditions.log_cache_bytes_max));
         self.let_in(now, effects);
-        if self.reads.has_arrived() {
-            match self.raft.read(now.time) {
-                Ok(id) => self.reads.ask(id),
-                Err(error) => {
-                    for read in self.reads.take_arrived() {
-                        let refusal = self.read_refusal(&error);
-                        answer(read.reply, Err(refusal), effects);
-                    }
-                }
-            }
-        }
+        self.ask_for_reads(now, effects);
         loop {
-            self.raft.pause_apply(self.applying.is_parked());
+            self.raft.pause_apply(self.applying.is_parked() || self.is_replacing_rows());
             let ready = self.raft.ready(now.time);
             let applied_before = self.applying.applied();
             let (more, idle) = (ready.more, ready.is_empty());
-            self.perform(ready, effects);
+            self.perform(now, ready, effects);
             self.apply(now, effects);
-            if !more && (idle || self.applying.applied() == applied_before) {
+            // A new leader's first entries let in the writes that waited for them.
+            let proposed = self.let_in(now, effects) | self.raise_ceiling(now);
+            if !proposed && !more && (idle || self.applying.applied() == applied_before) {
                 break;
             }
         }
@@ -254,14 +301,20 @@ impl Replica {
 
     /// Answers everybody who still waits: the node is stopping.
     pub fn close(&mut self, effects: &mut Effects) {
+        self.answer_all(&Refusal::Shutdown, effects);
+    }
+
+    /// Answers everybody: what was proposed may yet take effect, all else certainly does not.
+    fn answer_all(&mut self, refusal: &Refusal, effects: &mut Effects) {
         for waiting in self.pending.drain() {
             answer(waiting.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
         }
-        for read in self.reads.drain() {
-            answer(read.reply, Err(Refusal::Shutdown), effects);
+        let unconfirmed = self.unconfirmed.drain(..).map(|unconfirmed| unconfirmed.read);
+        for read in self.reads.drain().into_iter().chain(unconfirmed) {
+            answer(read.reply, Err(refusal.clone()), effects);
         }
         for request in self.at_the_door.drain(..) {
-            answer(request.reply, Err(Refusal::Shutdown), effects);
+            answer(request.reply, Err(refusal.clone()), effects);
         }
     }
 
@@ -273,225 +326,29 @@ impl Replica {
             "this replica lost journal content: it neither votes nor acknowledges any more"
         );
         self.suspect = true;
-        self.close(effects);
+        self.answer_all(&Refusal::Shutdown, effects);
+        self.stop_sending(effects);
         self.status.suspect();
     }
 
-    fn request(&mut self, now: &Now, request: Request, effects: &mut Effects) {
-        if let Some(refusal) = self.refusal(now, &request) {
-            answer(request.reply, Err(refusal), effects);
-        } else if request.operation.is_write() {
-            self.at_the_door.push_back(request);
-            self.let_in(now, effects);
-        } else {
-            let Request { operation, reply, deadline, entered, permit, .. } = request;
-            self.reads.arrive(ReadRequest { operation, reply, deadline, entered, permit });
+    /// A suspect moves nothing, but nobody waits for its answer in vain.
+    fn handle_suspect(&mut self, event: Event, effects: &mut Effects) {
+        match event {
+            Event::ReadDamaged { reply, .. } => answer(reply, Err(Refusal::Suspect), effects),
+            Event::Snapshot(event) => self.decline(&event, effects),
+            _ => {}
         }
-    }
-
-    /// Why a request cannot be taken, as far as that can be said without Raft.
-    fn refusal(&self, now: &Now, request: &Request) -> Option<Refusal> {
-        let descriptor = self.machine.descriptor();
-        if self.suspect {
-            return Some(Refusal::Suspect);
-        }
-        if request.deadline <= now.instant {
-            return Some(Refusal::Timeout { maybe_committed: false });
-        }
-        let mut inside = true;
-        match &request.operation {
-            Operation::Write(crate::command::Write::DeleteRange { .. })
-            | Operation::Page { .. }
-            | Operation::Count { .. } => {
-                // Clipped to the shard: asker and shard must agree on what the shard is.
-                if request.epoch.version != descriptor.epoch.version {
-                    return Some(Refusal::EpochMismatch { descriptors: vec![descriptor.clone()] });
-                }
-            }
-            Operation::Write(write) => {
-                write.for_each_key(|key| inside &= descriptor.range.contains(key));
-            }
-            Operation::Get { key } => inside = descriptor.range.contains(key),
-            Operation::GetMany { keys } => {
-                inside = keys.iter().all(|key| descriptor.range.contains(key));
-            }
-        }
-        (!inside).then(|| Refusal::OutOfRange { descriptor: descriptor.clone() })
-    }
-
-    /// Proposes the writes that wait at the door, unless two memtables wait to be merged: then
-    /// memory must not grow faster than the disk can follow.
-    fn let_in(&mut self, now: &Now, effects: &mut Effects) {
-        while self.machine.shard().frozen_count() < 2 {
-            let Some(request) = self.at_the_door.pop_front() else { break };
-            self.propose(now, request, effects);
-        }
-    }
-
-    fn propose(&mut self, now: &Now, request: Request, effects: &mut Effects) {
-        let Request { operation, origin, deadline, entered, permit, reply, .. } = request;
-        let Operation::Write(write) = operation else { unreachable!("reads are not proposed") };
-        let stamp_ms = self.machine.stamp_ms().max(now.wall_ms);
-        let payload =
-            Command::encode_write(&origin, stamp_ms, self.options.value_bytes_max, &write);
-        match self.raft.propose(now.time, payload) {
-            Ok(position) => {
-                let proposed = now.instant;
-                let waiting = Waiting { reply, deadline, entered, proposed, _permit: permit };
-                self.pending.push(position.index.0, position.term.0, waiting);
-            }
-            Err(error) => answer(reply, Err(self.write_refusal(error)), effects),
-        }
-    }
-
-    fn perform(&mut self, ready: raft::Ready, effects: &mut Effects) {
-        if let Some(change) = ready.role_changed {
-            if change.role != raft::Role::Leader {
-                self.pending.orphan();
-            }
-            self.release_proposed = 0;
-            if change.leader.is_some() {
-                effects.observed.push(Observed::LeaderChange);
-            }
-        }
-        if let Some(persist) = ready.persist {
-            if let Some(base) = persist.reset {
-                self.base = base.index;
-                effects.journal.push(JournalWrite {
-                    group: self.group,
-                    ticket: 0,
-                    change: Change::Compact { index: base.index.0, term: base.term.0 },
-                });
-            }
-            effects.journal.push(JournalWrite {
-                group: self.group,
-                ticket: persist.ticket.0,
-                change: Change::Append {
-                    state: persist.hard_state.as_ref().map(HardState::encode),
-                    entries: persist.entries.into_iter().map(to_journal).collect(),
-                },
-            });
-        }
-        for envelope in ready.messages {
-            if let Some(node) = self.machine.descriptor().node_of(envelope.to) {
-                let message = GroupMessage {
-                    group: self.group,
-                    from: self.id,
-                    to: envelope.to,
-                    message: envelope.message,
-                };
-                effects.parcels.push((node, Parcel::Raft(message)));
-            }
-        }
-        self.applying.extend(ready.apply);
-        if let Some(fetch) = ready.fetch {
-            effects.log_reads.push(LogRead {
-                group: self.group,
-                from: fetch.from.0,
-                to: fetch.to.0,
-                bytes_max: fetch.bytes_max as u64,
-            });
-        }
-        for outcome in ready.reads {
-            match outcome.result {
-                Ok(index) => self.reads.confirm(outcome.id, index),
-                Err(error) => {
-                    for read in self.reads.refuse(outcome.id) {
-                        let refusal = self.read_refusal(&error);
-                        answer(read.reply, Err(refusal), effects);
-                    }
-                }
-            }
-        }
-    }
-
-    fn apply(&mut self, now: &Now, effects: &mut Effects) {
-        loop {
-            match self.applying.step(&mut self.machine) {
-                Step::Applied { position, outcome } => {
-                    let (index, term) = (position.index.0, position.term.0);
-                    let leader = self.status.leader_node();
-                    let waiting = self.pending.take(index, term, |lost| {
-                        effects.observed.push(Observed::LostProposal);
-                        answer(lost.reply, Err(Refusal::NotLeader { leader }), effects);
-                    });
-                    if let Some(waiting) = waiting {
-                        let outcome = outcome.expect("only writes of clients are waited for");
-                        effects.observed.push(Observed::Write {
-                            queued: waiting.proposed - waiting.entered.min(waiting.proposed),
-                            committed: now.instant - waiting.proposed.min(now.instant),
-                        });
-                        answer(waiting.reply, Ok(Answer::Written(outcome)), effects);
-                    }
-                }
-                Step::Released => self.compact(now, effects),
-                Step::Read { serial, keys } => {
-                    let view = self.machine.shard().view();
-                    effects.row_reads.push(RowRead { group: self.group, serial, view, keys });
-                    break;
-                }
-                Step::Idle => break,
-            }
-        }
-    }
-
-    fn serve_reads(&mut self, now: &Now, effects: &mut Effects) {
-        let time_ms = self.machine.read_time_ms(now.wall_ms);
-        while let Some(reads) = self.reads.ready(self.applying.applied().index) {
-            for read in reads {
-                match serve::serve(&self.machine, self.group, read, time_ms) {
-                    Served::Now { reply, entered, result } => {
-                        let total = now.instant - entered.min(now.instant);
-                        effects.observed.push(Observed::Read { total });
-                        answer(reply, result, effects);
-                    }
-                    Served::Cold(cold) => effects.cold_reads.push(cold),
-                }
-            }
-        }
-    }
-
-    fn expire(&mut self, now: &Now, effects: &mut Effects) {
-        self.pending.expire(now.instant, |late| {
-            answer(late.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
-        });
-        self.reads.expire(now.instant, |late| {
-            answer(late.reply, Err(Refusal::Timeout { maybe_committed: false }), effects);
-        });
-        while let Some(late) =
-            self.at_the_door.iter().position(|request| request.deadline <= now.instant)
-        {
-            let late = self.at_the_door.remove(late).expect("its position was just found");
-            answer(late.reply, Err(Refusal::Timeout { maybe_committed: false }), effects);
-        }
-    }
-
-    fn read_refusal(&self, error: &raft::ReadError) -> Refusal {
-        match error {
-            raft::ReadError::NotLeader { leader } => self.not_leader(*leader),
-            raft::ReadError::Busy => Refusal::Busy { retry_after: self.options.retry_after },
-        }
-    }
-
-    fn write_refusal(&self, error: raft::ProposeError) -> Refusal {
-        match error {
-            raft::ProposeError::NotLeader { leader } => self.not_leader(leader),
-            raft::ProposeError::Busy => Refusal::Busy { retry_after: self.options.retry_after },
-            raft::ProposeError::TooLarge { bytes, bytes_max } => {
-                Refusal::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
-            }
-            raft::ProposeError::Empty => unreachable!("a command is never empty"),
-        }
-    }
-
-    fn not_leader(&self, leader: Option<ReplicaId>) -> Refusal {
-        let leader = leader.filter(|leader| *leader != self.id);
-        let descriptor = self.machine.descriptor();
-        Refusal::NotLeader { leader: leader.and_then(|leader| descriptor.node_of(leader)) }
     }
 
     fn publish(&mut self) {
         self.status.publish(&self.raft, &self.machine, self.applying.applied().index);
+        self.status.publish_rows(self.rows_lost, self.raft.installing().is_some());
+        self.status.publish_pending(!self.pending.is_empty());
+    }
+
+    /// True when the group has replicas elsewhere.
+    fn has_others(&self) -> bool {
+        self.machine.descriptor().replicas.len() > 1
     }
 
     /// True when somebody's deadline may pass.
@@ -500,8 +357,8 @@ impl Replica {
     }
 }
 
-fn to_journal(entry: raft::Entry) -> LogEntry {
-    LogEntry { index: entry.index.0, term: entry.term.0, payload: entry.payload }
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn from_journal(entry: LogEntry) -> raft::Entry {

@@ -142,6 +142,15 @@ impl PublishedStatus {
         self.leader.store(0, Relaxed);
     }
 
+    pub(crate) fn publish_rows(&self, needs_snapshot: bool, installing: bool) {
+        self.needs_snapshot.store(needs_snapshot, Relaxed);
+        self.installing.store(installing, Relaxed);
+    }
+
+    pub(crate) fn publish_pending(&self, has_pending: bool) {
+        self.has_pending.store(has_pending, Relaxed);
+    }
+
     pub(crate) fn publish(&self, raft: &Raft, machine: &Machine, applied: Index) {
         let role = match raft.role() {
             RaftRole::Leader => 2,

@@ -4,7 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{Group, put};
-use flotilla_shard::effects::Event;
+use flotilla_shard::effects::{Event, RowsUnread};
 use flotilla_shard::*;
 use std::time::Duration;
 
@@ -193,8 +193,14 @@ fn a_failed_row_read_is_asked_again() {
     let mut waiter = group.ask(leader, add("n", 1));
     group.settle();
     let read = group.member(leader).held_reads.pop().expect("a row was asked for");
-    group.event(leader, Event::RowsRead { serial: read.serial, rows: Err("EIO".into()) });
-    group.event(leader, Event::RowsRead { serial: read.serial, rows: Err("late".into()) });
+    group.event(
+        leader,
+        Event::RowsRead { serial: read.serial, rows: Err(RowsUnread::Unavailable("EIO".into())) },
+    );
+    group.event(
+        leader,
+        Event::RowsRead { serial: read.serial, rows: Err(RowsUnread::Unavailable("late".into())) },
+    );
     group.settle();
     assert!(group.member(leader).held_reads.is_empty(), "not before time has passed");
     group.member(leader).reads_held = false;

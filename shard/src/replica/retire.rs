@@ -3,16 +3,21 @@
 //! Invariants:
 //!
 //! * A memtable goes to the checkpoint only when the journal holds everything applied to it.
-//! * An entry is forgotten only when this replica's checkpoint contains it and every voter has it:
-//!   there is no other way yet to repair a replica that lacks it.
+//! * An entry is forgotten only when this replica's checkpoint contains it, and never while a
+//!   snapshot that ends before it is on its way to a follower.
+//! * A leader keeps what its followers lack, a follower a tail for the case that it leads next; but
+//!   all replicas of a node together keep only so much for others: beyond it each gives up the same
+//!   share, and whoever was away for that long gets a snapshot.
 //!
 //! What is absent: when to freeze (the lanes decide together), and the checkpoint itself.
 
 use super::Replica;
-use crate::command::{Change as CommandChange, Command, Origin};
 use crate::effects::{Effects, Now};
-use flotilla_raft::{self as raft, Index, Position};
+use flotilla_raft::{self as raft, FollowerState, Index, Position};
 use flotilla_storage::journal::{Change, Write as JournalWrite};
+
+/// A follower keeps this part of its share for the time when it leads.
+const FOLLOWER_SHARE: u64 = 4;
 
 impl Replica {
     /// Freezes the memtable if it holds anything that the last checkpoint does not. A memtable
@@ -20,7 +25,12 @@ impl Replica {
     pub(super) fn freeze(&mut self) {
         let applied = self.applying.applied();
         let shard = self.machine.shard();
-        if self.frozen.is_some() || shard.frozen_count() >= 2 || applied.index == self.froze {
+        let nothing_new = applied.index == self.froze;
+        if self.frozen.is_some() || shard.frozen_count() >= 2 || nothing_new {
+            return;
+        }
+        // Rows that cannot be trusted, or are about to go, must not reach the store.
+        if self.is_replacing_rows() {
             return;
         }
         let meta = self.machine.meta().encode();
@@ -44,48 +54,59 @@ impl Replica {
 
     pub(super) fn checkpointed(&mut self, now: &Now, position: Position, effects: &mut Effects) {
         self.checkpointed = self.checkpointed.max(position.index);
-        self.offer_release(now);
         self.compact(now, effects);
     }
 
-    /// As leader: tells the group what every voter and this replica's checkpoint no longer need.
-    fn offer_release(&mut self, now: &Now) {
-        let status = self.raft.status();
-        if status.role != raft::Role::Leader {
+    /// Forgets what neither this replica nor, as far as the node can afford it, the others need.
+    pub(super) fn compact(&mut self, now: &Now, effects: &mut Effects) {
+        if self.is_replacing_rows() {
             return;
         }
-        let matched = status.followers.iter().map(|follower| follower.matched);
-        let through = matched.min().map_or(self.checkpointed, |min| min.min(self.checkpointed)).0;
-        let known = self.machine.released().max(self.release_proposed);
-        if through < known + self.options.release_entries_min {
+        let base = self.log.base();
+        if self.checkpointed.0 <= base {
             return;
         }
-        let command = Command {
-            origin: Origin::default(),
-            stamp_ms: self.machine.stamp_ms().max(now.wall_ms),
-            value_bytes_max: self.options.value_bytes_max,
-            change: CommandChange::ReleaseLog { through },
-        };
-        if self.raft.propose(now.time, command.encode()).is_ok() {
-            self.release_proposed = through;
+        let conditions = now.conditions;
+        let mut through = self.unneeded(conditions.log_share_bytes);
+        let too_much = conditions.log_keep_permille < 1000;
+        if too_much {
+            let keep = u128::from(self.log.bytes()) * u128::from(conditions.log_keep_permille);
+            let keep_bytes = u64::try_from(keep / 1000).unwrap_or(u64::MAX);
+            through = through.max(self.log.through_to_keep(keep_bytes));
+        }
+        through = through.min(self.checkpointed.0);
+        if let Some(pinned) = self.snapshots.pinned() {
+            through = through.min(pinned.0);
+        }
+        let worth_it = through >= base + self.options.compact_entries_min;
+        if through > base && (worth_it || too_much) {
+            self.compact_through(now, Index(through), effects);
         }
     }
 
-    /// Forgets the part of the log that the checkpoint holds and no voter needs.
-    pub(super) fn compact(&mut self, now: &Now, effects: &mut Effects) {
-        let through = Index(self.machine.released()).min(self.checkpointed);
-        if through <= self.base {
-            return;
+    /// Through where nobody who can be helped by this log needs it, as far as is known here.
+    fn unneeded(&self, log_share_bytes: u64) -> u64 {
+        if self.raft.role() != raft::Role::Leader {
+            return self.log.through_to_keep(log_share_bytes / FOLLOWER_SHARE);
         }
+        let status = self.raft.status();
+        let helped = |state| !matches!(state, FollowerState::Snapshot);
+        let followers = status.followers.iter().filter(|follower| helped(follower.state));
+        followers.map(|follower| follower.matched.0).min().unwrap_or(u64::MAX)
+    }
+
+    fn compact_through(&mut self, now: &Now, through: Index, effects: &mut Effects) {
         self.raft.step(now.time, raft::Event::Compact(through));
-        let base = self.raft.status().base;
-        if base.index > self.base {
-            self.base = base.index;
-            effects.journal.push(JournalWrite {
-                group: self.group,
-                ticket: 0,
-                change: Change::Compact { index: base.index.0, term: base.term.0 },
-            });
+        let base = self.raft.base();
+        if base.index.0 > self.log.base() {
+            self.log.compact(base.index.0);
+            effects.journal.push(compaction(self.group, base));
         }
     }
+}
+
+/// Tells the journal that the log begins after `base`.
+pub(super) fn compaction(group: flotilla_storage::GroupId, base: Position) -> JournalWrite {
+    let change = Change::Compact { index: base.index.0, term: base.term.0 };
+    JournalWrite { group, ticket: 0, change }
 }

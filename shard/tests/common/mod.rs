@@ -267,8 +267,7 @@ pub fn put(key: &str, value: &str) -> Write {
 
 fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let (store, _) = Store::open(dir.path(), StoreOptions::default(), StoreMetrics::new())
-        .expect("a fresh store");
+    let (store, _) = Store::open(dir.path(), cold(), StoreMetrics::new()).expect("a fresh store");
     let meta = ShardMeta::new(descriptor.clone());
     let shard = store.create_shard(GROUP, descriptor.range.clone(), meta.encode());
     let start = ReplicaStart {
@@ -289,7 +288,7 @@ fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
         },
         restored: Restored::default(),
         log_bytes: 0,
-        options: ReplicaOptions { release_entries_min: 1, ..ReplicaOptions::default() },
+        options: ReplicaOptions { compact_entries_min: 1, ..ReplicaOptions::default() },
         meta,
     };
     Member {
@@ -303,4 +302,9 @@ fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
         compacted: None,
         _dir: dir,
     }
+}
+
+/// What is merged is read from the disk at once: the tests want to see cold rows.
+fn cold() -> StoreOptions {
+    StoreOptions { merged_bytes_max: 0, ..StoreOptions::default() }
 }

@@ -1,0 +1,313 @@
+//! What the lanes of a node and other threads share: how the node is, and what all groups hold
+//! together.
+//!
+//! Each lane reports what its groups hold at every tick; the first lane draws the conclusions, and
+//! replicas find them in [`Conditions`] at their next event. Nothing here takes a lock on the way
+//! of a request.
+//!
+//! What is absent: what replicas make of it (`replica::retire`, `replica::propose`).
+
+use super::LaneOptions;
+use crate::budget::{Account, Budget, Part};
+use crate::descriptor::Descriptor;
+use crate::effects::Conditions;
+use crate::lane::Load;
+use crate::metrics::ShardMetrics;
+use crate::status::{PublishedStatus, SharedStatus};
+use arc_swap::ArcSwap;
+use flotilla_storage::GroupId;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// Writes are refused when memtables hold this many times what they should.
+const MEMTABLES_MAX: u64 = 3;
+
+/// Over the retain budget, logs are cut to a little less than it: not again at each checkpoint.
+const LOG_TARGET_PERMILLE: u64 = 900;
+
+/// The caches of all logs together may hold this part of the node's budget, and a quarter of it
+/// when the budget is nearly used up.
+const LOG_CACHES_PART: u64 = 8;
+
+/// The caches of single logs are bounded between these.
+const LOG_CACHE_BYTES_MIN: u64 = 16 << 10;
+const LOG_CACHE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where lanes count what their groups hold.
+struct Accounts {
+    budget: Budget,
+    memtables: Account,
+    log_caches: Account,
+    metrics: ShardMetrics,
+}
+
+/// What lanes and other threads share.
+pub(crate) struct Shared {
+    pub(super) options: LaneOptions,
+    pub(super) statuses: ArcSwap<BTreeMap<GroupId, SharedStatus>>,
+    halted: AtomicBool,
+    pub(super) on_halt: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+    /// By lane: how much speaks for a checkpoint, as last reported.
+    pressure_bytes: Vec<AtomicU64>,
+    freeze_generation: AtomicU64,
+    frozen_last: Mutex<Instant>,
+    /// By lane: the rest of what was reported last.
+    loads: Mutex<Vec<Load>>,
+    accounts: OnceLock<Accounts>,
+    pub(super) is_disk_full: AtomicBool,
+    is_memory_full: AtomicBool,
+    log_share_bytes: AtomicU64,
+    log_keep_permille: AtomicU64,
+    log_cache_bytes_max: AtomicU64,
+    is_cache_over: AtomicBool,
+    /// What speaks against leading.
+    forbidden: Mutex<BTreeSet<String>>,
+    may_lead: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn new(options: LaneOptions) -> Shared {
+        Shared {
+            options,
+            statuses: ArcSwap::default(),
+            halted: AtomicBool::new(false),
+            on_halt: OnceLock::new(),
+            pressure_bytes: (0..options.lanes).map(|_| AtomicU64::new(0)).collect(),
+            freeze_generation: AtomicU64::new(0),
+            frozen_last: Mutex::new(Instant::now()),
+            loads: Mutex::new(vec![Load::default(); options.lanes]),
+            accounts: OnceLock::new(),
+            is_disk_full: AtomicBool::new(false),
+            is_memory_full: AtomicBool::new(false),
+            log_share_bytes: AtomicU64::new(options.log_retain_bytes),
+            log_keep_permille: AtomicU64::new(1000),
+            log_cache_bytes_max: AtomicU64::new(LOG_CACHE_BYTES_MAX),
+            is_cache_over: AtomicBool::new(false),
+            forbidden: Mutex::default(),
+            may_lead: AtomicBool::new(true),
+        }
+    }
+
+    /// From now on what lanes hold is counted there.
+    pub(super) fn count_in(&self, budget: &Budget, metrics: &ShardMetrics) {
+        let accounts = Accounts {
+            budget: budget.clone(),
+            memtables: budget.account(Part::Memtables),
+            log_caches: budget.account(Part::LogCaches),
+            metrics: metrics.clone(),
+        };
+        assert!(self.accounts.set(accounts).is_ok(), "lanes are opened once");
+    }
+
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.load(Acquire)
+    }
+
+    pub(crate) fn halt(&self, reason: &str) {
+        if !self.halted.swap(true, AcqRel) {
+            tracing::error!(reason, "the node stops: it can no longer keep its promises");
+            if let Some(hook) = self.on_halt.get() {
+                hook(reason);
+            }
+        }
+    }
+
+    pub(crate) fn publish(&self, descriptor: Descriptor, status: Arc<PublishedStatus>) {
+        let entry = SharedStatus { descriptor: Arc::new(descriptor), status };
+        self.statuses.rcu(|statuses| {
+            let mut statuses = BTreeMap::clone(statuses);
+            statuses.insert(entry.descriptor.group, entry.clone());
+            statuses
+        });
+    }
+
+    pub(crate) fn may_lead(&self) -> bool {
+        self.may_lead.load(Acquire)
+    }
+
+    /// Adds or removes what speaks against leading. Returns whether the node may lead now, if that
+    /// has changed.
+    pub(super) fn forbid(&self, reason: &str, forbid: bool) -> Option<bool> {
+        let mut forbidden = self.forbidden.lock();
+        if forbid {
+            forbidden.insert(reason.to_owned());
+        } else {
+            forbidden.remove(reason);
+        }
+        let may_lead = forbidden.is_empty();
+        (self.may_lead.swap(may_lead, AcqRel) != may_lead).then_some(may_lead)
+    }
+
+    /// How the node is.
+    pub(crate) fn conditions(&self) -> Conditions {
+        Conditions {
+            is_disk_full: self.is_disk_full.load(Relaxed),
+            is_memory_full: self.is_memory_full.load(Relaxed),
+            log_share_bytes: self.log_share_bytes.load(Relaxed),
+            log_keep_permille: self.log_keep_permille.load(Relaxed),
+            log_cache_bytes_max: self.log_cache_bytes_max.load(Relaxed),
+        }
+    }
+
+    /// True while all replicas together hold more for others than they should.
+    pub(crate) fn must_trim(&self) -> bool {
+        self.log_keep_permille.load(Relaxed) < 1000 || self.is_cache_over.load(Relaxed)
+    }
+
+    pub(crate) fn freeze_generation(&self) -> u64 {
+        self.freeze_generation.load(Acquire)
+    }
+
+    /// Takes what the groups of a lane hold.
+    ///
+    /// `is_freezing` says that the lane carries a freeze out just now: what speaks for a checkpoint
+    /// is from before.
+    pub(crate) fn report(&self, lane: usize, load: Load, is_freezing: bool) {
+        self.report_pressure(lane, load.pressure_bytes, is_freezing);
+        let mut loads = self.loads.lock();
+        let before = std::mem::replace(&mut loads[lane], load);
+        if let Some(accounts) = self.accounts.get() {
+            accounts.memtables.add(load.memtable_bytes);
+            accounts.memtables.sub(before.memtable_bytes);
+            accounts.log_caches.add(load.log_cache_bytes);
+            accounts.log_caches.sub(before.log_cache_bytes);
+        }
+        if lane == 0 {
+            let sum = loads.iter().fold(Load::default(), |sum, load| sum + *load);
+            drop(loads);
+            self.conclude(sum);
+        }
+    }
+
+    /// What the load of all lanes means for everybody.
+    fn conclude(&self, sum: Load) {
+        let memtables_max = self.options.memtable_bytes_max.saturating_mul(MEMTABLES_MAX);
+        self.is_memory_full.store(sum.memtable_bytes > memtables_max, Relaxed);
+        let retain = self.options.log_retain_bytes;
+        self.log_share_bytes.store(retain / sum.groups.max(1), Relaxed);
+        let keep_permille = if sum.log_bytes > retain {
+            let kept = u128::from(retain) * u128::from(LOG_TARGET_PERMILLE);
+            u64::try_from(kept / u128::from(sum.log_bytes)).unwrap_or(1000)
+        } else {
+            1000
+        };
+        self.log_keep_permille.store(keep_permille, Relaxed);
+        let Some(accounts) = self.accounts.get() else { return };
+        accounts.metrics.log_bytes.set(i64::try_from(sum.log_bytes).unwrap_or(i64::MAX));
+        let budget = &accounts.budget;
+        let pressed = budget.total_bytes() > budget.bytes_max() / 4 * 3;
+        let part = if pressed { LOG_CACHES_PART * 4 } else { LOG_CACHES_PART };
+        let is_over = sum.log_cache_bytes > budget.bytes_max() / part;
+        self.is_cache_over.store(is_over, Relaxed);
+        let bytes_max = self.log_cache_bytes_max.load(Relaxed);
+        let bytes_max = if is_over { bytes_max / 2 } else { bytes_max * 2 };
+        let bytes_max = bytes_max.clamp(LOG_CACHE_BYTES_MIN, LOG_CACHE_BYTES_MAX);
+        self.log_cache_bytes_max.store(bytes_max, Relaxed);
+    }
+
+    /// Starts a new generation of freezes when it is time. A lane that freezes just now must not
+    /// start another one: two frozen memtables would close the door to writes until a checkpoint
+    /// has ended.
+    fn report_pressure(&self, lane: usize, pressure_bytes: u64, is_freezing: bool) {
+        let counted = if is_freezing { 0 } else { pressure_bytes };
+        self.pressure_bytes[lane].store(counted, Relaxed);
+        let total: u64 = self.pressure_bytes.iter().map(|bytes| bytes.load(Relaxed)).sum();
+        let full = total >= self.options.memtable_bytes_max;
+        // One lane watches the age, so that a generation is not started twice.
+        let may_be_old = lane == 0;
+        if !full && !may_be_old {
+            return;
+        }
+        let mut frozen_last = self.frozen_last.lock();
+        if full || frozen_last.elapsed() >= self.options.checkpoint_age_max {
+            *frozen_last = Instant::now();
+            // What is reported next counts from the freeze on.
+            self.pressure_bytes.iter().for_each(|bytes| bytes.store(0, Relaxed));
+            self.freeze_generation.fetch_add(1, AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn shared(lanes: usize) -> Shared {
+        Shared::new(LaneOptions {
+            lanes,
+            tick_interval: Duration::from_millis(20),
+            memtable_bytes_max: 100,
+            checkpoint_age_max: Duration::from_secs(3600),
+            log_retain_bytes: 1000,
+        })
+    }
+
+    fn pressure(pressure_bytes: u64) -> Load {
+        Load { pressure_bytes, ..Load::default() }
+    }
+
+    /// Lanes count before their groups have frozen anything.
+    #[test]
+    fn full_memtables_are_frozen_once() {
+        let shared = shared(2);
+        shared.report(0, pressure(60), false);
+        shared.report(1, pressure(60), false);
+        assert_eq!(shared.freeze_generation(), 1);
+        shared.report(0, pressure(60), true);
+        shared.report(1, pressure(60), true);
+        shared.report(0, pressure(1), false);
+        shared.report(1, pressure(1), false);
+        assert_eq!(shared.freeze_generation(), 1, "what is being frozen counted again");
+        shared.report(1, pressure(100), false);
+        assert_eq!(shared.freeze_generation(), 2);
+    }
+
+    #[test]
+    fn logs_over_the_budget_are_cut_in_proportion_and_full_memtables_close_the_door() {
+        let shared = shared(2);
+        let load = Load { log_bytes: 400, groups: 2, memtable_bytes: 150, ..Load::default() };
+        shared.report(1, load, false);
+        shared.report(0, load, false);
+        let conditions = shared.conditions();
+        assert_eq!((conditions.log_keep_permille, conditions.log_share_bytes), (1000, 250));
+        assert!(!conditions.is_memory_full && !shared.must_trim());
+        shared.report(1, Load { log_bytes: 1400, memtable_bytes: 151, ..load }, false);
+        shared.report(0, load, false);
+        let conditions = shared.conditions();
+        assert_eq!(conditions.log_keep_permille, 500, "half of 1,800 is a little less than 1,000");
+        assert!(conditions.is_memory_full && shared.must_trim());
+    }
+
+    #[test]
+    fn caches_of_logs_give_way_and_come_back() {
+        let shared = shared(1);
+        let budget = Budget::new(8 << 20);
+        shared.count_in(&budget, &ShardMetrics::new());
+        shared.report(0, Load { log_cache_bytes: 2 << 20, ..Load::default() }, false);
+        assert_eq!(budget.part_bytes(Part::LogCaches), 2 << 20);
+        assert_eq!(shared.conditions().log_cache_bytes_max, LOG_CACHE_BYTES_MAX / 2);
+        assert!(shared.must_trim());
+        shared.report(0, Load::default(), false);
+        assert_eq!(budget.total_bytes(), 0);
+        assert_eq!(shared.conditions().log_cache_bytes_max, LOG_CACHE_BYTES_MAX);
+        assert!(!shared.must_trim());
+    }
+
+    #[test]
+    fn a_node_may_lead_when_nothing_speaks_against_it() {
+        let shared = shared(1);
+        assert_eq!(shared.forbid("clock", true), Some(false));
+        assert_eq!(shared.forbid("store", true), None);
+        assert_eq!(shared.forbid("clock", false), None);
+        assert!(!shared.may_lead());
+        assert_eq!(shared.forbid("store", false), Some(true));
+        assert!(shared.may_lead());
+    }
+}

@@ -1,0 +1,165 @@
+//! Reads: who must be asked whether they are current, and when they are served.
+//!
+//! Invariants:
+//!
+//! * A linearizable read is served only after Raft confirmed the leadership since it arrived, and
+//!   everything committed by then is applied.
+//! * A read with a bound is served by a follower only if it has applied all that the leader had
+//!   committed, by its own word, within that bound.
+//! * Damaged rows answer nobody, unless there is no other replica that could.
+//!
+//! What is absent: rows (`serve`).
+
+use super::Replica;
+use crate::effects::{Effects, Now, Observed, answer};
+use crate::reads::ReadRequest;
+use crate::request::{Consistency, Refusal, Reply};
+use crate::serve::{self, Served};
+use flotilla_raft::{self as raft, Index, Time};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Words of the leader that are remembered while they are not applied.
+const WORDS_MAX: usize = 64;
+
+/// A read that asks nobody.
+pub(super) struct Unconfirmed {
+    pub(super) read: ReadRequest,
+    /// How old the rows may be; `None`: however old.
+    pub(super) lag_max: Option<Duration>,
+}
+
+/// How current a follower is.
+#[derive(Default)]
+pub(super) struct Currency {
+    /// What the leader said it had committed, and when; not applied here yet.
+    words: VecDeque<(Time, Index)>,
+    /// Everything that the leader had committed at this moment is applied.
+    as_of: Option<Time>,
+}
+
+impl Currency {
+    /// The leader said at `at` that it had committed everything through `commit`.
+    pub(super) fn heard(&mut self, at: Time, commit: Index) {
+        if self.words.len() < WORDS_MAX && self.words.back().is_none_or(|(last, _)| *last < at) {
+            self.words.push_back((at, commit));
+        }
+    }
+
+    /// Everything through `applied` is applied.
+    pub(super) fn applied(&mut self, applied: Index) {
+        while let Some((at, commit)) = self.words.front() {
+            if *commit > applied {
+                break;
+            }
+            self.as_of = Some(*at);
+            self.words.pop_front();
+        }
+    }
+
+    /// The rows were replaced, or the leader has changed.
+    pub(super) fn forget(&mut self) {
+        self.words.clear();
+    }
+
+    fn is_within(&self, now: Time, lag_max: Duration) -> bool {
+        self.as_of.is_some_and(|as_of| as_of + lag_max >= now)
+    }
+}
+
+impl Replica {
+    pub(super) fn read(&mut self, consistency: Consistency, read: ReadRequest) {
+        let lag_max = match consistency {
+            Consistency::Local => None,
+            // A leader asks the others: its own word proves nothing about itself.
+            Consistency::Stale { max_lag } if self.raft.role() != raft::Role::Leader => {
+                Some(max_lag)
+            }
+            Consistency::Linearizable | Consistency::Stale { .. } => {
+                self.reads.arrive(read);
+                return;
+            }
+        };
+        self.unconfirmed.push(Unconfirmed { read, lag_max });
+    }
+
+    /// One round for all reads that have arrived.
+    pub(super) fn ask_for_reads(&mut self, now: &Now, effects: &mut Effects) {
+        if !self.reads.has_arrived() {
+            return;
+        }
+        match self.raft.read(now.time) {
+            Ok(id) => self.reads.ask(id),
+            Err(error) => {
+                for read in self.reads.take_arrived() {
+                    let refusal = self.read_refusal(&error);
+                    answer(read.reply, Err(refusal), effects);
+                }
+            }
+        }
+    }
+
+    pub(super) fn serve_reads(&mut self, now: &Now, effects: &mut Effects) {
+        if self.is_replacing_rows() {
+            return;
+        }
+        let applied = self.applying.applied().index;
+        if self.raft.role() != raft::Role::Leader {
+            if let Some((at, commit)) = self.raft.heard_commit() {
+                self.currency.heard(at, commit);
+            }
+            self.currency.applied(applied);
+        }
+        if self.unconfirmed.is_empty() && !self.reads.is_ready(applied) {
+            return;
+        }
+        let read_time_ms = self.read_time_ms(now);
+        while let Some(reads) = self.reads.ready(applied) {
+            for read in reads {
+                self.serve(now, read, read_time_ms, effects);
+            }
+        }
+        for Unconfirmed { read, lag_max } in std::mem::take(&mut self.unconfirmed) {
+            if lag_max.is_none_or(|lag_max| self.currency.is_within(now.time, lag_max)) {
+                self.serve(now, read, read_time_ms, effects);
+            } else {
+                let refusal = self.not_leader(self.raft.leader());
+                answer(read.reply, Err(refusal), effects);
+            }
+        }
+    }
+
+    fn serve(&self, now: &Now, read: ReadRequest, read_time_ms: u64, effects: &mut Effects) {
+        match serve::serve(&self.machine, self.group, read, read_time_ms) {
+            Served::Now { reply, entered, result } => {
+                let total = now.instant - entered.min(now.instant);
+                effects.observed.push(Observed::Read { total });
+                answer(reply, result, effects);
+            }
+            Served::Cold(cold) => effects.cold_reads.push(cold),
+        }
+    }
+
+    /// A row that was read for a client fails its checksum.
+    pub(super) fn read_damaged(
+        &mut self,
+        now: &Now,
+        reply: Reply,
+        error: String,
+        effects: &mut Effects,
+    ) {
+        if self.has_others() {
+            self.lose_rows(now, &error, effects);
+            answer(reply, Err(Refusal::Damaged), effects);
+        } else {
+            answer(reply, Err(Refusal::Corrupt(error)), effects);
+        }
+    }
+
+    pub(super) fn read_refusal(&self, error: &raft::ReadError) -> Refusal {
+        match error {
+            raft::ReadError::NotLeader { leader } => self.not_leader(*leader),
+            raft::ReadError::Busy => Refusal::Busy { retry_after: self.options.retry_after },
+        }
+    }
+}

@@ -71,6 +71,10 @@ impl Observer {
         assert!(status.persisted <= last && status.base.index <= status.applied);
         assert!(status.commit >= machine.commit, "the commit index went back");
         assert_eq!(status.violations, 0, "a correct peer was accused");
+        if matches!(status.role, Role::PreCandidate | Role::Candidate) {
+            let able = machine.may_lead && !machine.disk.rows_lost && machine.installing.is_none();
+            assert!(able, "replica {} campaigns but may not lead", machine.id);
+        }
         if status.role == Role::Leader {
             let leader = *self.leaders.entry(status.term).or_insert(machine.id);
             assert_eq!(leader, machine.id, "two leaders in term {}", status.term);

@@ -1,24 +1,30 @@
 //! One simulated machine: a disk that survives crashes, and the replica that runs on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_raft::{
     Entry, Fetch, HardState, Index, Persist, Position, Raft, ReadId, ReplicaId, Restored, Term,
 };
 
-/// What survives a crash. Entries are kept whole; `base` only says what the core may still ask.
+/// What survives a crash. Entries are kept whole; `base` only says what the core may still ask. What a
+/// snapshot brought is filled in from what is known to be committed.
 #[derive(Default)]
 pub struct Disk {
     pub hard_state: HardState,
     pub entries: Vec<Entry>,
     pub base: Index,
-    /// The state machine's durable checkpoint.
-    pub checkpoint: Index,
+    /// Where the rows of the durable checkpoint end.
+    pub rows: Position,
+    /// They cannot be read.
+    pub rows_lost: bool,
 }
 
 impl Disk {
     /// Makes a write durable.
-    pub fn write(&mut self, persist: &Persist) {
+    pub fn write(&mut self, persist: &Persist, committed: &[Entry]) {
+        if let Some(base) = persist.reset {
+            self.reset(base, committed);
+        }
         if let Some(state) = persist.hard_state {
             let before = self.hard_state;
             assert!(state.term >= before.term, "the term went back on disk");
@@ -32,6 +38,12 @@ impl Disk {
         if let Some(last) = persist.entries.last() {
             assert!(last.term <= self.hard_state.term, "an entry newer than the term on disk");
         }
+    }
+
+    /// The log is empty and goes on after `base`.
+    fn reset(&mut self, base: Position, committed: &[Entry]) {
+        restart_log(&mut self.entries, base, committed);
+        self.base = base.index;
     }
 
     pub fn holds(&self, entry: &Entry) -> bool {
@@ -53,7 +65,8 @@ impl Disk {
         entries
     }
 
-    pub fn restored(&self) -> Restored {
+    /// What a restart finds.
+    pub fn restored(&mut self, committed: &[Entry]) -> Restored {
         let term_at = |index: Index| match index.0 {
             0 => Term(0),
             index => self.entries[index as usize - 1].term,
@@ -64,14 +77,18 @@ impl Disk {
                 term_starts.push(entry.position());
             }
         }
-        Restored {
+        let mut restored = Restored {
             hard_state: self.hard_state,
             base: Position { index: self.base, term: term_at(self.base) },
             term_starts,
             last_index: Index(self.entries.len() as u64),
-            applied: self.checkpoint,
-            needs_snapshot: false,
+            applied: self.rows.index,
+            needs_snapshot: self.rows_lost,
+        };
+        if restored.resume_after_swap(self.rows) {
+            self.reset(self.rows, committed);
         }
+        restored
     }
 }
 
@@ -82,6 +99,14 @@ pub fn replace_suffix(log: &mut Vec<Entry>, entries: &[Entry]) {
     assert!(at <= log.len(), "a write leaves a gap in the log");
     log.truncate(at);
     log.extend_from_slice(entries);
+}
+
+/// Replaces the whole log by one that is empty after `base`.
+pub fn restart_log(log: &mut Vec<Entry>, base: Position, committed: &[Entry]) {
+    let before = &committed[..base.index.0 as usize];
+    assert_eq!(before.last().map(Entry::position), Some(base), "a snapshot of something else");
+    log.clear();
+    log.extend_from_slice(before);
 }
 
 /// A machine and the replica on it.
@@ -106,6 +131,13 @@ pub struct Machine {
     /// Proposals that wait to be applied here.
     pub proposals: BTreeMap<u64, (Position, u64)>,
     pub fetching: bool,
+    /// It may campaign, as far as it was told.
+    pub may_lead: bool,
+    /// The snapshot that was taken and is not installed, and who sent it in which life.
+    pub installing: Option<Position>,
+    pub sender: Option<(usize, u64)>,
+    /// Snapshots that are under way from here.
+    pub orders: BTreeSet<ReplicaId>,
 }
 
 impl Machine {
@@ -126,6 +158,10 @@ impl Machine {
             reads: BTreeMap::new(),
             proposals: BTreeMap::new(),
             fetching: false,
+            may_lead: true,
+            installing: None,
+            sender: None,
+            orders: BTreeSet::new(),
         }
     }
 }

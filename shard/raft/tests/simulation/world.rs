@@ -1,18 +1,19 @@
 //! The clock, the network and the faults.
 
+mod clients;
 mod faults;
+mod snapshots;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use flotilla_raft::{
-    Event, Fetch, Limits, Message, Options, ProposeError, Raft, ReadError, ReplicaId, Role, Ticket,
-    Time,
+    Event, Fetch, Limits, Message, Options, Position, Raft, ReplicaId, Role, Ticket, Time,
 };
 
 use crate::{
     checks::Observer,
-    machine::{Machine, replace_suffix},
+    machine::{Machine, replace_suffix, restart_log},
 };
 
 const MS: u64 = 1_000_000;
@@ -70,6 +71,23 @@ counts!(
     truncations,
     entries_committed,
     unreachable,
+    snapshots_ordered,
+    snapshots_lost,
+    snapshots_repeated,
+    snapshots_unwanted,
+    snapshots_received,
+    snapshots_refused,
+    snapshots_installed,
+    logs_restarted,
+    crashes_before_swap,
+    crashes_after_swap,
+    crashes_after_install,
+    rows_lost,
+    applied_again,
+    transfers,
+    takeovers_asked,
+    proposals_refused_in_transfer,
+    leading_forbidden,
 );
 
 enum Happening {
@@ -77,6 +95,10 @@ enum Happening {
     Durable { at: usize, life: u64, ticket: Ticket },
     Fetched { at: usize, life: u64, fetch: Fetch },
     Turn { at: usize, life: u64 },
+    Snapshot { from: usize, life: u64, to: usize, position: Position },
+    Swap { at: usize, life: u64, position: Position },
+    Swapped { at: usize, life: u64, position: Position },
+    Sent { from: usize, life: u64, to: usize, position: Option<Position> },
     Restart { at: usize },
     Client,
     Fault,
@@ -236,7 +258,7 @@ impl World {
                 let mut done = Vec::new();
                 while machine.writes.front().is_some_and(|write| write.ticket <= ticket) {
                     let write = machine.writes.pop_front().expect("just seen");
-                    machine.disk.write(&write);
+                    machine.disk.write(&write, &self.observer.committed);
                     done.push(write.ticket);
                 }
                 // The journal may report several writes by the last ticket alone.
@@ -273,6 +295,12 @@ impl World {
                     self.start(at);
                 }
             }
+            Happening::Snapshot { from, life, to, position } => {
+                self.snapshot_received(from, life, to, position);
+            }
+            Happening::Swap { at, life, position } => self.swap(at, life, position),
+            Happening::Swapped { at, life, position } => self.swapped(at, life, position),
+            Happening::Sent { from, life, to, position } => self.sent(from, life, to, position),
             Happening::Client => self.client(),
             Happening::Fault => self.fault(),
         }
@@ -287,10 +315,12 @@ impl World {
         let voters = (1..=self.voters).map(ReplicaId).collect();
         let (pre_vote, check_quorum) = (self.pre_vote, self.check_quorum);
         let machine = &mut self.machines[at];
-        let restored = machine.disk.restored();
+        let restored = machine.disk.restored(&self.observer.committed);
         machine.log = machine.disk.entries.clone();
-        machine.applied = restored.applied;
-        machine.commit = restored.applied;
+        let lost = restored.needs_snapshot;
+        machine.applied = if lost { restored.base.index } else { restored.applied };
+        machine.commit = machine.applied;
+        machine.may_lead = true;
         let options = Options {
             id: machine.id,
             voters,
@@ -336,7 +366,12 @@ impl World {
             self.counts.turns += 1;
             self.note((at, self.now, status.term.0, status.last.index.0, status.commit.0));
             let life = self.machines[at].life;
+            self.snapshot_effects(at, &ready);
             if let Some(persist) = ready.persist {
+                if let Some(base) = persist.reset {
+                    self.counts.logs_restarted += 1;
+                    restart_log(&mut self.machines[at].log, base, &self.observer.committed);
+                }
                 if let Some(first) = persist.entries.first()
                     && first.index.0 as usize <= self.machines[at].log.len()
                 {
@@ -360,6 +395,8 @@ impl World {
             }
             for entry in ready.apply {
                 let machine = &mut self.machines[at];
+                assert_eq!(machine.installing, None, "applied to rows that are being replaced");
+                assert!(!machine.disk.rows_lost, "applied to rows that are lost");
                 assert_eq!(entry.index, machine.applied.next(), "apply leaves a gap");
                 assert_eq!(entry, self.observer.committed[entry.index.0 as usize - 1]);
                 machine.applied = entry.index;
@@ -400,6 +437,7 @@ impl World {
 
     fn transmit(&mut self, from: usize, to: ReplicaId, message: &Message) {
         self.counts.messages += 1;
+        self.counts.takeovers_asked += u64::from(matches!(message, Message::TimeoutNow { .. }));
         let to = to.0 as usize - 1;
         if self.cut.contains(&(from, to)) {
             self.counts.cut_by_partition += 1;
@@ -428,55 +466,6 @@ impl World {
             }
             let from = self.machines[from].id;
             self.later(delay, Happening::Deliver { to, from, bytes: bytes.clone() });
-        }
-    }
-
-    /// Proposes and reads at every replica that takes it: several may believe that they lead.
-    fn client(&mut self) {
-        for at in 0..self.machines.len() {
-            if self.postpone(at) {
-                continue;
-            }
-            for _ in 0..self.below(4) {
-                self.propose(at);
-            }
-            for _ in 0..self.below(3) {
-                self.read(at);
-            }
-        }
-        let delay = self.below(10 * MS);
-        self.later(delay, Happening::Client);
-    }
-
-    fn propose(&mut self, at: usize) {
-        self.payloads += 1;
-        let number = self.payloads;
-        let mut payload = number.to_le_bytes().to_vec();
-        payload.resize(8 + self.below(60) as usize, 0);
-        let Some(raft) = &mut self.machines[at].raft else { return };
-        match raft.propose(Time(self.now), payload.into()) {
-            Ok(position) => {
-                self.counts.proposals += 1;
-                self.machines[at].proposals.insert(position.index.0, (position, number));
-                self.stirred(at);
-            }
-            Err(ProposeError::Busy) => self.counts.proposals_refused += 1,
-            Err(ProposeError::NotLeader { .. }) => {}
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn read(&mut self, at: usize) {
-        let floor = self.observer.commit();
-        let Some(raft) = &mut self.machines[at].raft else { return };
-        match raft.read(Time(self.now)) {
-            Ok(id) => {
-                self.counts.reads += 1;
-                let before = self.machines[at].reads.insert(id, floor);
-                assert!(before.is_none(), "a read id was used twice");
-                self.stirred(at);
-            }
-            Err(ReadError::NotLeader { .. } | ReadError::Busy) => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What goes wrong in a storm, how it heals, and what must be true afterwards.
 
-use flotilla_raft::{Event, Index, ReplicaId, Role};
+use flotilla_raft::{Event, ReplicaId, Role};
 
 use super::{Happening, MS, World};
 
@@ -11,7 +11,7 @@ impl World {
         }
         let count = self.machines.len() as u64;
         let at = self.below(count) as usize;
-        match self.below(10) {
+        match self.below(14) {
             0 | 1 => self.crash(at),
             2 => {
                 // All at once: power loss.
@@ -42,7 +42,24 @@ impl World {
                 let slowest = [3, 30, 500][self.below(3) as usize] * MS;
                 self.machines[at].disk_delay_max = slowest;
             }
-            _ => self.compact(at),
+            9 | 10 => self.compact(at),
+            11 => {
+                let to = match self.below(count + 1) {
+                    0 => None,
+                    id => Some(ReplicaId(id)),
+                };
+                self.counts.transfers += 1;
+                (0..count as usize).for_each(|at| self.step(at, Event::Transfer { to }));
+            }
+            12 => {
+                let may_lead = self.below(2) == 0;
+                self.counts.leading_forbidden += u64::from(!may_lead);
+                if self.machines[at].raft.is_some() {
+                    self.machines[at].may_lead = may_lead;
+                    self.step(at, Event::MayLead(may_lead));
+                }
+            }
+            _ => self.lose_rows(at),
         }
         let delay = self.below(150 * MS);
         self.later(delay, Happening::Fault);
@@ -50,7 +67,7 @@ impl World {
 
     /// Loses everything that is not durable, except for a random number of writes that had
     /// reached the disk without being reported.
-    fn crash(&mut self, at: usize) {
+    pub(super) fn crash(&mut self, at: usize) {
         if self.machines[at].raft.take().is_none() {
             return;
         }
@@ -59,7 +76,7 @@ impl World {
         let reached = self.below(pending + 1);
         let machine = &mut self.machines[at];
         for write in machine.writes.drain(..).take(reached as usize) {
-            machine.disk.write(&write);
+            machine.disk.write(&write, &self.observer.committed);
         }
         self.counts.writes_lost += pending - reached;
         machine.life += 1;
@@ -68,37 +85,11 @@ impl World {
         machine.fetching = false;
         machine.reads.clear();
         machine.proposals.clear();
+        machine.installing = None;
+        machine.orders.clear();
+        self.report(at, None);
         let delay = self.below(300 * MS);
         self.later(delay, Happening::Restart { at });
-    }
-
-    /// Takes a checkpoint and compacts, but only what every disk holds: there are no snapshots
-    /// here to help a replica that needs more.
-    fn compact(&mut self, at: usize) {
-        let committed = &self.observer.committed;
-        let everywhere = self
-            .machines
-            .iter()
-            .map(|machine| committed.iter().take_while(|entry| machine.disk.holds(entry)).count())
-            .min()
-            .expect("a group has machines");
-        let machine = &mut self.machines[at];
-        let Some(raft) = &mut machine.raft else { return };
-        let checkpoint = machine.applied.min(raft.status().persisted);
-        // Only what is on disk now, so that a crash cannot leave the checkpoint ahead of the log.
-        if checkpoint.0 as usize > machine.disk.entries.len() {
-            return;
-        }
-        machine.disk.checkpoint = machine.disk.checkpoint.max(checkpoint);
-        let to = Index(everywhere as u64).min(machine.disk.checkpoint);
-        if to <= machine.disk.base || self.machines[at].fetching {
-            return;
-        }
-        let back = self.below(5);
-        let to = Index(to.0.saturating_sub(back)).max(self.machines[at].disk.base);
-        self.machines[at].disk.base = to;
-        self.counts.compactions += 1;
-        self.step(at, Event::Compact(to));
     }
 
     pub(super) fn heal(&mut self) {
@@ -117,6 +108,8 @@ impl World {
             if self.machines[at].raft.is_none() {
                 self.start(at);
             }
+            self.machines[at].may_lead = true;
+            self.step(at, Event::MayLead(true));
         }
     }
 

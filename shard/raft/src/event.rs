@@ -76,7 +76,7 @@ pub enum Event {
     /// [`Raft::installing`](crate::Raft::installing) tells.
     SnapshotReceived(Position),
     /// The snapshot named by [`Ready::install`](crate::Ready::install) has taken the place of the
-    /// rows, durably.
+    /// rows, durably. The log begins behind it from now on; applying goes on from there.
     SnapshotInstalled(Position),
     /// The snapshot named by [`Ready::install`](crate::Ready::install) could not be swapped in: it is
     /// certain that the rows are what they were before, now and after a restart.

@@ -9,9 +9,9 @@
 //! as usual. A restart tells from the durable intent and from where the rows end whether the swap took
 //! place; see [`Restored::resume_after_swap`](crate::Restored::resume_after_swap).
 //!
-//! After the swap, a log that holds the snapshot's last entry stays as it is. Another one is replaced
-//! by an empty one that begins there: it was not acknowledged for anything that the snapshot lacks,
-//! because a log with another entry at a committed index holds nothing committed from there on.
+//! After the swap the log begins behind the snapshot. If it holds the snapshot's last entry, what
+//! follows that stays. If not, nothing stays: a log with another entry at a committed index, or none,
+//! holds nothing from there on that is or will be committed.
 //!
 //! Invariants: only followers install, and a replica that installs does not campaign; the swap is asked
 //! for once, and only when the intent is durable.
@@ -26,7 +26,7 @@ pub(crate) struct Rows {
     /// They are lost or unreadable.
     pub(crate) lost: bool,
     installing: Option<Installing>,
-    /// The log was replaced by an empty one that begins here, and the journal does not know yet.
+    /// The log begins behind this snapshot, and the journal does not know yet.
     pub(crate) reset: Option<Position>,
 }
 
@@ -100,12 +100,15 @@ impl Core {
         let installing = self.rows.installing.take();
         let asked = installing.is_some_and(|it| it.asked && it.position == position);
         assert!(asked, "a snapshot at {position} was installed that was not asked for");
-        if self.log.term_at(position.index) != Some(position.term) {
+        if self.log.term_at(position.index) == Some(position.term) {
+            self.log.compact(position.index);
+            self.persistence.advance(position.index);
+        } else {
             assert!(position.index > self.commit(), "the snapshot at {position} is of another log");
             self.log.reset(position);
             self.persistence.reset(position.index);
-            self.rows.reset = Some(position);
         }
+        self.rows.reset = Some(position);
         self.rows.lost = false;
         self.commit_to(position.index);
         self.restart_apply(position.index);

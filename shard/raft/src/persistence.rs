@@ -114,6 +114,15 @@ impl Persistence {
         }
     }
 
+    /// Everything up to `base` is durable in another place; the log goes on after it.
+    pub(crate) fn advance(&mut self, base: Index) {
+        self.unsaved = self.unsaved.max(base.next());
+        self.persisted = self.persisted.max(base);
+        for write in &mut self.writes {
+            write.proves = write.proves.max(base);
+        }
+    }
+
     /// Starts a write of everything up to `last`, and of the hard state if it changed.
     pub(crate) fn begin_write(&mut self, last: Index, now: Time) -> Ticket {
         self.issued.0 += 1;

@@ -59,8 +59,9 @@ impl Ready {
 pub struct Persist {
     /// Names this write.
     pub ticket: Ticket,
-    /// Before hard state and entries are written: the log is emptied and goes on after this
-    /// position, because a snapshot has taken its place. Must not become durable after the rest.
+    /// Before hard state and entries are written: the log begins after this position, because a
+    /// snapshot has taken the place of what was before. If the journal's log holds this entry, what
+    /// follows it stays, else nothing does. Must not become durable after the rest.
     pub reset: Option<Position>,
     /// The hard state, if it changed.
     pub hard_state: Option<HardState>,

@@ -304,7 +304,7 @@ impl Cluster {
             if let Some(persist) = ready.persist {
                 let mut line = format!("n{id} writes");
                 if let Some(base) = persist.reset {
-                    write!(line, " empty log after {base}").expect("strings take everything");
+                    write!(line, " log after {base}").expect("strings take everything");
                 }
                 if let Some(state) = &persist.hard_state {
                     write!(line, " {}", show::hard_state(state)).expect("strings take everything");

@@ -40,7 +40,7 @@ impl Disk {
         }
     }
 
-    /// The log is empty and goes on after `base`.
+    /// The log goes on after `base`.
     fn reset(&mut self, base: Position, committed: &[Entry]) {
         restart_log(&mut self.entries, base, committed);
         self.base = base.index;
@@ -101,12 +101,14 @@ pub fn replace_suffix(log: &mut Vec<Entry>, entries: &[Entry]) {
     log.extend_from_slice(entries);
 }
 
-/// Replaces the whole log by one that is empty after `base`.
+/// The log begins after `base`: what follows that entry stays, if the log holds it.
 pub fn restart_log(log: &mut Vec<Entry>, base: Position, committed: &[Entry]) {
     let before = &committed[..base.index.0 as usize];
     assert_eq!(before.last().map(Entry::position), Some(base), "a snapshot of something else");
-    log.clear();
-    log.extend_from_slice(before);
+    if log.get(before.len() - 1) != before.last() {
+        log.clear();
+        log.extend_from_slice(before);
+    }
 }
 
 /// A machine and the replica on it.

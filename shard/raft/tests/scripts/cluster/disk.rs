@@ -43,12 +43,15 @@ impl Disk {
         }
     }
 
-    /// The log is empty and goes on after `base`.
+    /// The log goes on after `base`: what follows that entry stays, if the log holds it.
     fn reset(&mut self, base: Position) {
+        self.base = base.index;
+        if self.entries.get(base.index.0 as usize - 1).is_some_and(|it| it.position() == base) {
+            return;
+        }
         let filler = Entry { index: base.index, term: base.term, payload: "".into() };
         self.entries.truncate(base.index.0 as usize - 1);
         self.entries.resize(base.index.0 as usize, filler);
-        self.base = base.index;
     }
 
     fn term_at(&self, index: Index) -> Term {

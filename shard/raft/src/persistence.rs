@@ -259,6 +259,34 @@ mod tests {
         assert_eq!(persistence.persisted(), Index(9));
     }
 
+    /// A snapshot took the place of the log: what is still being written of it proves nothing.
+    #[test]
+    fn writes_of_a_log_that_is_gone_count_for_nothing() {
+        let mut persistence = Persistence::new(Index(10));
+        let old = write(&mut persistence, 60);
+        persistence.reset(Index(50));
+        assert_eq!((persistence.persisted(), persistence.unsaved()), (Index(50), Index(51)));
+        complete(&mut persistence, old);
+        assert_eq!(persistence.persisted(), Index(50), "51 to 60 are gone");
+        let new = write(&mut persistence, 60);
+        complete(&mut persistence, new);
+        assert_eq!(persistence.persisted(), Index(60));
+    }
+
+    /// A snapshot covers the log up to its end: what follows is as durable as before.
+    #[test]
+    fn a_snapshot_never_takes_durability_back() {
+        for (installed, durable) in [(5, 10), (15, 15), (20, 20)] {
+            let mut persistence = Persistence::new(Index(10));
+            let ticket = write(&mut persistence, 20);
+            persistence.advance(Index(installed));
+            assert_eq!(persistence.persisted(), Index(durable));
+            assert_eq!(persistence.unsaved(), Index(21));
+            complete(&mut persistence, ticket);
+            assert_eq!(persistence.persisted(), Index(20));
+        }
+    }
+
     #[test]
     fn a_later_ticket_stands_for_all_earlier_ones() {
         let mut persistence = Persistence::new(Index(0));

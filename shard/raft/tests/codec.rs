@@ -147,6 +147,34 @@ fn layout() {
     assert_eq!(encode(&message), expected);
 }
 
+#[test]
+fn layout_of_the_small_ones() {
+    let numbers = |kind: u8, numbers: &[u64]| {
+        let mut bytes = vec![kind];
+        numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+        bytes
+    };
+    let (term, last) = (Term(2), Position::new(4, 1));
+    let request = Message::RequestVote { term, pre: false, transfer: true, last };
+    let mut expected = numbers(1, &[2]);
+    expected.extend([0, 1]);
+    expected.extend(&numbers(0, &[4, 1])[1..]);
+    assert_eq!(encode(&request), expected);
+    let (matched, received) = (Index(5), Index(6));
+    let reply = Message::HeartbeatReply {
+        term,
+        round: Round(3),
+        matched,
+        received,
+        wants_snapshot: true,
+        may_lead: false,
+    };
+    let mut expected = numbers(6, &[2, 3, 5, 6]);
+    expected.extend([1, 0]);
+    assert_eq!(encode(&reply), expected);
+    assert_eq!(encode(&Message::TimeoutNow { term }), numbers(7, &[2]));
+}
+
 /// A count that promises more entries than there are bytes is refused before memory is reserved.
 #[test]
 fn a_boastful_count_is_refused() {
@@ -178,6 +206,7 @@ fn urgent_is_everything_small() {
     assert!(!append(vec![entry]).is_urgent());
     let heartbeat = Message::Heartbeat { term: Term(1), commit: Index(0), round: Round(1) };
     assert!(heartbeat.is_urgent());
+    assert!(Message::TimeoutNow { term: Term(1) }.is_urgent());
     let outcome = AppendOutcome::Accepted { matched: Index(1) };
     assert!(!Message::AppendReply { term: Term(1), outcome }.is_urgent());
 }

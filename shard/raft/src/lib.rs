@@ -9,7 +9,7 @@
 //!             propose, read, step(Tick | Receive | Persisted | Fetched | ...)
 //!   shell ─────────────────────────────────────────────────────────────────────> Raft
 //!         <───────────────────────────────────────────────────────────────────── ready()
-//!             persist (with a ticket), messages, apply, reads, fetch, role_changed
+//!             persist (with a ticket), messages, apply, reads, fetch, snapshots, install, ...
 //! ```
 //!
 //! A turn is: feed everything that has happened, call `ready` once, do what it says. What is fed
@@ -32,25 +32,28 @@
 //!   only what is still there counts as durable (see `persistence`).
 //! * A read is confirmed by a round of heartbeats that began after it was asked; read ids and
 //!   rounds are never reused, and a read that cannot be confirmed is refused, not forgotten.
+//! * Logs are compacted whatever followers have: one that needs more gets a snapshot. A snapshot is
+//!   swapped in only after the intent to do so is durable, so that a crash at any point is harmless.
+//! * A replica whose rows are lost keeps its promises: it votes and acknowledges until a snapshot
+//!   has given it new ones, and never leads.
 //! * Everything that can grow is bounded by [`Limits`].
 //! * Messages are judged, not trusted: nonsense is counted in [`Status::violations`] and dropped.
 //!   Broken invariants of the core itself, and of the shell's side of the contract, are asserted.
 //!
 //! # Where to read
 //!
-//! `raft` is the door, `receive` sorts messages by term, `node` has the roles and the transitions
-//! between them, `candidate`, `follower`, `leader`, `replicate`, `progress` and `reads` do what the
+//! `raft` is the door, `receive` sorts messages by term, `elections` has time and votes, `node` the
+//! roles and the transitions between them, `transfer` how a leader leaves, `install` snapshots; `candidate`, `follower`, `leader`, `replicate`, `progress` and `reads` do what the
 //! roles do, `core` keeps what survives them. `log` and `persistence` are the two halves of the
 //! log: what it is, and how much of it is durable. `docs/raft.md` has the algorithm in one piece,
 //! `docs/pitfalls.md` the mistakes that others made and the tests that guard against them.
 //!
 //! # What is absent
 //!
-//! Membership changes, learners, snapshots, leader leases and leadership transfer. A follower that
-//! needs entries from before the leader's base cannot be repaired yet: its state says so
-//! ([`FollowerState::NeedsSnapshot`]) and it gets heartbeats. Proposals and reads are not forwarded:
-//! the refusal names the leader. Nothing here knows group ids, nodes, addresses or what a payload
-//! means; nothing retries on behalf of a client.
+//! Membership changes, learners and leader leases. What a snapshot contains, how it travels, and when
+//! to compact are the shell's matters. Proposals and reads are not forwarded: the refusal names the
+//! leader. Nothing here knows group ids, nodes, addresses or what a payload means; nothing retries
+//! on behalf of a client.
 #![forbid(unsafe_code)]
 
 mod candidate;

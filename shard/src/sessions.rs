@@ -24,11 +24,11 @@ pub const SESSION_IDLE_MS: u64 = 3_600_000;
 /// At most this many sessions are known at a time.
 pub const SESSIONS_MAX: usize = 4096;
 
-/// At most this many bytes of answers are kept, counted as [`ANSWER_BYTES`] each and the values
-/// that they carry.
+/// At most this many bytes of answers are kept, counted as [`ANSWER_BYTES`] each, and for each step
+/// of an atomic write, and the values that they carry.
 pub const ANSWERS_BYTES_MAX: u64 = 4 << 20;
 
-/// What an answer counts for besides its values.
+/// What an answer, or a step of one, counts for besides its values.
 pub const ANSWER_BYTES: u64 = 64;
 
 /// Idle sessions are looked for when a stamp enters another stretch of this length.
@@ -264,9 +264,9 @@ impl Session {
     fn shrink(&mut self, bytes_max: u64) -> u64 {
         let before = self.bytes;
         for (_, outcome) in &mut self.answers {
-            let payload = outcome.payload_bytes();
-            if self.bytes > bytes_max && payload > 0 {
-                self.bytes -= payload;
+            let more_bytes = count(outcome) - ANSWER_BYTES;
+            if self.bytes > bytes_max && more_bytes > 0 {
+                self.bytes -= more_bytes;
                 *outcome = WriteOutcome::Failed(CommandFailure::Acknowledged);
             }
         }
@@ -301,5 +301,9 @@ fn key(origin: &Origin) -> SessionKey {
 }
 
 fn count(outcome: &WriteOutcome) -> u64 {
-    ANSWER_BYTES + outcome.payload_bytes()
+    let steps = match outcome {
+        WriteOutcome::Atomic { outcomes: Some(outcomes), .. } => outcomes.len() as u64,
+        _ => 0,
+    };
+    ANSWER_BYTES * (1 + steps) + outcome.payload_bytes()
 }

@@ -143,22 +143,31 @@ pub enum StepOutcome {
     Value(Option<Entry>),
 }
 
+impl StepOutcome {
+    /// Bytes of the values that the outcome carries, for budgets.
+    pub fn payload_bytes(&self) -> u64 {
+        match self {
+            StepOutcome::Written(outcome) => outcome.payload_bytes(),
+            StepOutcome::Value(entry) => value_bytes(entry),
+        }
+    }
+}
+
+fn value_bytes(entry: &Option<Entry>) -> u64 {
+    entry.as_ref().map_or(0, |entry| entry.value.len() as u64)
+}
+
 impl WriteOutcome {
     /// Bytes of the values that the outcome carries, for budgets.
     pub fn payload_bytes(&self) -> u64 {
-        let of = |entry: &Option<Entry>| entry.as_ref().map_or(0, |e| e.value.len() as u64);
         match self {
             WriteOutcome::Put { previous: entry, .. }
             | WriteOutcome::Swap { current: entry, .. }
             | WriteOutcome::Expired { entry, .. }
-            | WriteOutcome::Taken(entry) => of(entry),
+            | WriteOutcome::Taken(entry) => value_bytes(entry),
             WriteOutcome::Float(text) => text.len() as u64,
             WriteOutcome::Atomic { outcomes, .. } => {
-                let bytes = |outcome: &StepOutcome| match outcome {
-                    StepOutcome::Written(outcome) => outcome.payload_bytes(),
-                    StepOutcome::Value(entry) => of(entry),
-                };
-                outcomes.iter().flatten().map(bytes).sum()
+                outcomes.iter().flatten().map(StepOutcome::payload_bytes).sum()
             }
             WriteOutcome::Deleted { .. }
             | WriteOutcome::Number(_)

@@ -6,6 +6,8 @@
 //! Invariants:
 //!
 //! * A write that fails, or lacks a row, has gathered nothing.
+//! * What an atomic write produces is bounded, however small the write itself is: values may be
+//!   copied and appended to many times over.
 //! * A row whose expiry is not after the stamp is absent, wherever it lies. Whether it is still
 //!   stored must not matter: replicas drop such rows at different times.
 //!
@@ -19,6 +21,10 @@ use crate::command::{
 use bytes::Bytes;
 use flotilla_storage::store::{Lookup, RowChange, Shard};
 use std::collections::BTreeMap;
+
+/// What the steps of one atomic write may store and answer together, in bytes. Part of the format:
+/// all replicas must draw the line at the same place.
+const ATOMIC_BYTES_MAX: u64 = 48 << 20;
 
 /// Rows of these keys must be read first.
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub(super) struct Run<'a> {
     /// Where in `changes` a key was changed last; kept only while several steps share the run.
     latest: Option<BTreeMap<Bytes, usize>>,
     expiring_until_ms: u64,
+    /// Bytes of values gathered so far, superseded ones included: that is what running costs.
+    put_bytes: u64,
 }
 
 impl<'a> Run<'a> {
@@ -66,6 +74,7 @@ impl<'a> Run<'a> {
             takes_version: false,
             latest: None,
             expiring_until_ms: 0,
+            put_bytes: 0,
         }
     }
 
@@ -202,14 +211,22 @@ impl<'a> Run<'a> {
         }
         self.latest = Some(BTreeMap::new());
         let mut outcomes = Vec::with_capacity(steps.len());
+        let mut answer_bytes = 0;
         for step in steps {
-            outcomes.push(match step {
+            let outcome = match step {
                 Step::Write(Write::Atomic { .. } | Write::DeleteRange { .. }) => {
                     unreachable!("refused when it was decoded and when it was asked for")
                 }
                 Step::Write(write) => StepOutcome::Written(self.write(write)?),
                 Step::Get { key } => StepOutcome::Value(self.present(key)?),
-            });
+            };
+            answer_bytes += outcome.payload_bytes();
+            if answer_bytes + self.put_bytes > ATOMIC_BYTES_MAX {
+                (self.changes, self.takes_version) = (Vec::new(), false);
+                self.expiring_until_ms = 0;
+                return failed(CommandFailure::TooLarge);
+            }
+            outcomes.push(outcome);
         }
         let changed = self.takes_version || !self.changes.is_empty();
         let version = if changed { self.version } else { self.version_before() };
@@ -263,8 +280,8 @@ impl<'a> Run<'a> {
             }
             Expires::Passed => return self.delete(key),
         };
-        self.remember(key);
-        self.changes.push(RowChange::Put { key: key.clone(), value, flags: 0, expires_at_ms });
+        self.put_bytes += value.len() as u64;
+        self.gather(key, RowChange::Put { key: key.clone(), value, flags: 0, expires_at_ms });
     }
 
     /// Gathers a put that keeps the expiry of `current`.
@@ -274,14 +291,19 @@ impl<'a> Run<'a> {
 
     /// Gathers a removal.
     pub(super) fn delete(&mut self, key: &Bytes) {
-        self.remember(key);
-        self.changes.push(RowChange::Delete { key: key.clone() });
+        self.gather(key, RowChange::Delete { key: key.clone() });
     }
 
-    fn remember(&mut self, key: &Bytes) {
+    fn gather(&mut self, key: &Bytes, change: RowChange) {
         if let Some(latest) = &mut self.latest {
+            if let Some(at) = latest.get(key) {
+                // Nobody will ever see what an earlier step left there.
+                self.changes[*at] = change;
+                return;
+            }
             latest.insert(key.clone(), self.changes.len());
         }
+        self.changes.push(change);
     }
 }
 

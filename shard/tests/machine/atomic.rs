@@ -194,3 +194,29 @@ fn readers_never_see_half_a_command() {
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     reading.join().unwrap();
 }
+
+/// A small command must not make a replica copy, store or answer without end.
+#[test]
+fn what_the_steps_produce_is_bounded() {
+    let mut fixture = Fixture::new();
+    let big = "x".repeat(VALUE_BYTES_MAX as usize - 1000);
+    fixture.set("big", &big, Expiry::Never);
+    let version = fixture.machine.shard().version();
+    let append = || step(Write::Append { key: bytes("big"), value: bytes("y") });
+    let copy = |n: usize| {
+        let (from, to) = (bytes("big"), bytes(&format!("copy:{n}")));
+        step(Write::Copy { from, to, replace: true })
+    };
+    for write in [
+        atomic(&[], (0..100).map(|_| get("big")).collect()),
+        atomic(&[], (0..100).map(|_| append()).collect()),
+        atomic(&[], (0..100).map(copy).collect()),
+    ] {
+        let outcome = fixture.write(write);
+        assert_eq!(outcome, WriteOutcome::Failed(CommandFailure::TooLarge));
+        assert_eq!(fixture.machine.shard().version(), version, "nothing was done");
+    }
+    let few = atomic(&[], (0..20).map(|_| append()).chain([get("big")]).collect());
+    assert_eq!(outcomes(fixture.write(few)).len(), 21);
+    assert_eq!(fixture.get("big").unwrap().value.len(), big.len() + 20);
+}

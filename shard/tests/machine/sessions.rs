@@ -69,6 +69,14 @@ fn a_routing_refusal_is_never_recorded() {
     assert_eq!(fixture.write_as(origin(5, 2, 1), add("h")), WriteOutcome::Number(2));
 }
 
+/// The range may have changed since: what took effect here took effect.
+#[test]
+fn a_repeat_is_answered_before_its_key_is_looked_at() {
+    let mut fixture = Fixture::with_range(KeyRange { start: bytes("g"), end: None });
+    assert_eq!(fixture.write_as(origin(5, 1, 1), add("h")), WriteOutcome::Number(1));
+    assert_eq!(fixture.write_as(origin(5, 1, 1), add("a")), WriteOutcome::Number(1));
+}
+
 #[test]
 fn what_was_acknowledged_is_forgotten_and_never_applied_again() {
     let mut fixture = Fixture::new();

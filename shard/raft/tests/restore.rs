@@ -100,6 +100,9 @@ fn a_swap_that_the_log_missed_is_made_good() {
         (Some(kept), kept),
         // The swap did not take place.
         (Some(Position::new(20, 3)), Position::new(6, 1)),
+        // An intent excuses only the very rows that it names.
+        (Some(Position::new(20, 3)), Position::new(15, 3)),
+        (Some(Position::new(20, 3)), Position::new(20, 2)),
         // No swap: a log that lacks what the rows hold was lost, and nobody may hide that.
         (None, Position::new(20, 3)),
     ] {

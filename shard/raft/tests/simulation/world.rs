@@ -366,6 +366,10 @@ impl World {
             self.counts.turns += 1;
             self.note((at, self.now, status.term.0, status.last.index.0, status.commit.0));
             let life = self.machines[at].life;
+            if ready.role_changed.is_some() {
+                // What was sent in another term is forgotten, as a shell does.
+                self.machines[at].orders.clear();
+            }
             self.snapshot_effects(at, &ready);
             if let Some(persist) = ready.persist {
                 if let Some(base) = persist.reset {

@@ -4,7 +4,11 @@
 //! queued (door to proposal), journal (in the journal's own metrics), committed (proposal to
 //! applied).
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry, exponential_buckets};
+use crate::budget::{Budget, Part};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
+};
 
 /// The shard layer's metrics of one node. Clones share the cells.
 #[derive(Clone)]
@@ -25,6 +29,9 @@ pub struct ShardMetrics {
     pub snapshots_installed: IntCounter,
     /// Bytes of log that all replicas of the node keep in the journal.
     pub log_bytes: IntGauge,
+    memory_bytes: IntGaugeVec,
+    /// Those of `memory_bytes`, in the order of [`Part::ALL`].
+    memory_parts: Vec<IntGauge>,
 }
 
 impl Default for ShardMetrics {
@@ -40,7 +47,19 @@ impl ShardMetrics {
     ///
     /// Never: names and buckets are constants that a test has seen.
     pub fn new() -> ShardMetrics {
+        let memory_bytes = IntGaugeVec::new(
+            Opts::new(
+                "flotilla_memory_bytes",
+                "Bytes held for requests, by the part of the node that holds them.",
+            ),
+            &["part"],
+        )
+        .expect("name, help and label are valid");
+        let part = |part: &Part| memory_bytes.with_label_values(&[part.as_str()]);
+        let memory_parts = Part::ALL.iter().map(part).collect();
         ShardMetrics {
+            memory_bytes,
+            memory_parts,
             write_queued: histogram(
                 "flotilla_shard_write_queued_seconds",
                 "Time from a write's arrival on the leader's node to its proposal.",
@@ -90,7 +109,15 @@ impl ShardMetrics {
         registry.register(Box::new(self.proposals_lost.clone()))?;
         registry.register(Box::new(self.rows_lost.clone()))?;
         registry.register(Box::new(self.snapshots_installed.clone()))?;
-        registry.register(Box::new(self.log_bytes.clone()))
+        registry.register(Box::new(self.log_bytes.clone()))?;
+        registry.register(Box::new(self.memory_bytes.clone()))
+    }
+
+    /// Shows what `budget` holds now.
+    pub(crate) fn show(&self, budget: &Budget) {
+        for (part, gauge) in Part::ALL.into_iter().zip(&self.memory_parts) {
+            gauge.set(i64::try_from(budget.part_bytes(part)).unwrap_or(i64::MAX));
+        }
     }
 }
 

@@ -111,6 +111,8 @@ pub struct Replica {
     /// The highest position handed over for a checkpoint.
     froze: Index,
     log: LogSize,
+    /// What Raft was told last about how much of the log it may hold in memory.
+    log_cache_bytes_max: u64,
     /// A leader proposes nothing for clients before it has applied this: its log at the election.
     settled_at: Option<Index>,
     expiring: Expiring,
@@ -148,6 +150,7 @@ impl Replica {
             checkpointed: applied.index,
             froze: applied.index,
             log,
+            log_cache_bytes_max: u64::MAX,
             settled_at: None,
             expiring: Expiring::default(),
             snapshots: Snapshots::default(),
@@ -278,7 +281,11 @@ impl Replica {
         if self.suspect {
             return;
         }
-        self.raft.limit_cache(usize_of(now.conditions.log_cache_bytes_max));
+        if self.log_cache_bytes_max != now.conditions.log_cache_bytes_max {
+            self.log_cache_bytes_max = now.conditions.log_cache_bytes_max;
+            let bytes_max = usize::try_from(self.log_cache_bytes_max).unwrap_or(usize::MAX);
+            self.raft.limit_cache(bytes_max);
+        }
         self.let_in(now, effects);
         self.ask_for_reads(now, effects);
         loop {
@@ -355,10 +362,6 @@ impl Replica {
     pub fn has_waiting(&self) -> bool {
         !self.pending.is_empty() || !self.reads.is_empty() || !self.at_the_door.is_empty()
     }
-}
-
-fn usize_of(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn from_journal(entry: LogEntry) -> raft::Entry {

@@ -220,6 +220,64 @@ fn memtables_over_their_budget_are_checkpointed_and_read_from_below() {
     node.stop();
 }
 
+#[test]
+fn a_full_disk_is_minded_by_all_lanes_until_it_has_room() {
+    let node = start(4, 1, 2);
+    for group in 1..=4 {
+        node.ask_until_led(group, &put("k", "1"));
+    }
+    node.lanes.set_disk_full(true);
+    for group in 1..=4 {
+        assert_eq!(node.ask(group, put("k", "2")), Err(Refusal::DiskFull));
+        let keys = vec![Bytes::from_static(b"other")];
+        assert!(node.ask(group, Operation::Write(Write::Delete { keys })).is_ok());
+        assert!(node.ask(group, get("k")).is_ok());
+    }
+    node.lanes.set_disk_full(false);
+    for group in 1..=4 {
+        assert!(node.ask(group, put("k", "2")).is_ok());
+    }
+    node.stop();
+}
+
+#[test]
+fn what_groups_hold_is_counted_and_given_back() {
+    let node = start(2, 1, 2);
+    let value = "v".repeat(8000);
+    for n in 0..50 {
+        node.ask_until_led(n % 2 + 1, &put(&format!("key{n:04}"), &value));
+    }
+    let wait_for = |what: &str, holds: &dyn Fn() -> bool| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::yield_now();
+        }
+    };
+    let budget = node.budget.clone();
+    wait_for("memtables are counted", &|| budget.part_bytes(Part::Memtables) > 200_000);
+    wait_for("caches are counted", &|| budget.part_bytes(Part::LogCaches) > 100_000);
+    let lanes = node.lanes.clone();
+    block_on(lanes.close());
+    wait_for("memtables are given back", &|| budget.part_bytes(Part::Memtables) == 0);
+    wait_for("caches are given back", &|| budget.part_bytes(Part::LogCaches) == 0);
+    node.stop();
+}
+
+#[test]
+fn groups_without_other_replicas_are_not_waited_for_when_a_node_hands_over() {
+    let node = start(3, 1, 2);
+    for group in 1..=3 {
+        node.ask_until_led(group, &put("k", "1"));
+    }
+    let led = block_on(node.lanes.hand_over_all(Duration::from_secs(20)));
+    assert_eq!(led, 0, "nobody else could lead them");
+    for group in 1..=3 {
+        assert!(node.ask(group, put("k", "2")).is_ok(), "they go on being led");
+    }
+    node.stop();
+}
+
 /// actix would swallow the panic and leave a dead actor behind; the node must stop instead, and
 /// whoever waits must be told.
 #[test]

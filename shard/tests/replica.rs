@@ -2,6 +2,15 @@
 
 mod common;
 
+#[path = "replica/expiry.rs"]
+mod expiry;
+#[path = "replica/leadership.rs"]
+mod leadership;
+#[path = "replica/pressure.rs"]
+mod pressure;
+#[path = "replica/snapshots.rs"]
+mod snapshots;
+
 use bytes::Bytes;
 use common::{Group, put};
 use flotilla_shard::effects::{Event, RowsUnread};
@@ -54,12 +63,12 @@ fn a_follower_refuses_and_names_the_leader() {
 fn nothing_is_answered_while_the_leaders_own_disk_and_one_follower_are_stalled() {
     let mut group = Group::new(3);
     let leader = group.elect();
-    group.member(leader).journal_stalled = true;
-    group.member(leader % 3 + 1).journal_stalled = true;
+    group.member(leader).journal.stalled = true;
+    group.member(leader % 3 + 1).journal.stalled = true;
     let mut waiter = group.put(leader, "a", "1");
     group.settle();
     assert!(waiter.try_recv().is_err(), "only one disk of three has it");
-    group.member(leader % 3 + 1).journal_stalled = false;
+    group.member(leader % 3 + 1).journal.stalled = false;
     group.settle();
     assert!(waiter.try_recv().expect("two of three have it").is_ok());
 }
@@ -119,12 +128,12 @@ fn keys_outside_the_shard_are_refused_when_applied() {
 fn a_memtable_leaves_for_the_checkpoint_only_when_the_journal_holds_it() {
     let mut group = Group::new(3);
     let leader = group.elect();
-    group.member(leader).journal_stalled = true;
+    group.member(leader).journal.stalled = true;
     let mut waiter = group.put(leader, "a", "1");
     group.settle();
     assert!(waiter.try_recv().expect("both followers have it").is_ok(), "applied on the leader");
     assert_eq!(group.checkpoint(leader), 0, "the leader's own journal does not have it yet");
-    group.member(leader).journal_stalled = false;
+    group.member(leader).journal.stalled = false;
     group.settle();
     assert_eq!(group.member(leader).frozen.len(), 1);
 }
@@ -309,9 +318,9 @@ fn writes_wait_at_the_door_while_two_memtables_are_frozen() {
     assert!(waiter.try_recv().expect("the door is open again").is_ok());
 }
 
-/// Without snapshots a follower can only be repaired from the log: nobody may forget what it needs.
+/// A log that the node can afford spares an absent follower the snapshot.
 #[test]
-fn the_log_is_forgotten_only_when_every_voter_has_it() {
+fn the_log_is_kept_for_an_absent_follower() {
     let mut group = Group::new(3);
     let leader = group.elect();
     let absent = leader % 3 + 1;
@@ -321,16 +330,13 @@ fn the_log_is_forgotten_only_when_every_voter_has_it() {
     }
     assert_eq!(group.checkpoint(leader), 1);
     group.pass(Duration::from_millis(200));
-    assert!(
-        group.member(leader).compacted.is_none_or(|(index, _)| index < 5),
-        "the absent needs it"
-    );
+    assert!(group.member(leader).journal.base() < 5, "the absent needs it");
     group.cut.clear();
     group.pass(Duration::from_millis(500));
     assert!(group.answer(leader, Operation::Write(put("a", "last"))).is_ok());
     assert_eq!(group.checkpoint(leader), 1);
     group.pass(Duration::from_millis(200));
-    let (index, _) = group.member(leader).compacted.expect("everybody has everything");
+    let index = group.member(leader).journal.base();
     assert!(index > 20, "compacted through {index}");
 }
 
@@ -349,7 +355,7 @@ fn a_suspect_refuses_everybody_and_says_so() {
     // The others go on without it, and it stays silent.
     group.cut = vec![];
     let next = {
-        group.members[leader as usize - 1].journal_stalled = true;
+        group.members[leader as usize - 1].journal.stalled = true;
         group.pass(Duration::from_secs(2));
         (1..=3).find(|n| *n != leader && group.member(*n).replica.status().role() == Role::Leader)
     };

@@ -201,6 +201,7 @@ impl Shared {
         let Some(accounts) = self.accounts.get() else { return };
         accounts.metrics.log_bytes.set(i64::try_from(sum.log_bytes).unwrap_or(i64::MAX));
         let budget = &accounts.budget;
+        accounts.metrics.show(budget);
         let pressed = budget.total_bytes() > budget.bytes_max() / 4 * 3;
         let part = if pressed { LOG_CACHES_PART * 4 } else { LOG_CACHES_PART };
         let is_over = sum.log_cache_bytes > budget.bytes_max() / part;

@@ -61,7 +61,7 @@ impl Replica {
 
     fn persist(&mut self, persist: raft::Persist, effects: &mut Effects) {
         if let Some(base) = persist.reset {
-            self.log.reset(base.index.0);
+            self.log.compact(base.index.0);
             effects.journal.push(compaction(self.group, base));
         }
         let entries: Vec<LogEntry> = persist.entries.into_iter().map(to_journal).collect();

@@ -74,10 +74,9 @@ impl Replica {
     /// Raft says that a follower cannot be helped by the log.
     pub(super) fn send_snapshot(&mut self, follower: ReplicaId, effects: &mut Effects) {
         let Some(node) = self.machine.descriptor().node_of(follower) else { return };
-        if self.checkpointed == Index(0) {
-            // There is nothing to export before the first checkpoint.
-            self.freeze();
-        }
+        // What is exported is the last checkpoint. A follower that lost its rows takes none from
+        // before its own log begins: the next try shall find a newer one.
+        self.freeze();
         self.snapshots.sending.insert(follower);
         if self.snapshots.ordered_at.is_none() && self.snapshots.pinned.is_none() {
             let base = Position { index: self.checkpointed, term: raft::Term(0) };

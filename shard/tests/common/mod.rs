@@ -2,15 +2,22 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+mod journal;
+mod transfers;
+
+pub use journal::Journal;
+pub use transfers::{Installs, rows_on_disk};
+
 use bytes::Bytes;
-use flotilla_shard::effects::{Conditions, Effects, Event, Now, RowRead};
+use flotilla_shard::effects::{
+    Conditions, Effects, Event, ExpiredScan, Now, RowRead, SnapshotOrder,
+};
 use flotilla_shard::machine::{Fetched, ShardMeta};
 use flotilla_shard::raft::{self, Position, Restored, Ticket, Time};
 use flotilla_shard::replica::{Replica, ReplicaOptions, ReplicaStart};
 use flotilla_shard::*;
-use flotilla_storage::journal::Change as JournalChange;
-use flotilla_storage::store::{Frozen, Store, StoreMetrics, StoreOptions};
-use std::collections::VecDeque;
+use flotilla_storage::store::{Frozen, PageOptions, Shard, Store, StoreMetrics, StoreOptions};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -25,14 +32,16 @@ pub struct Member {
     pub replica: Replica,
     pub store: Store,
     pub frozen: Vec<Frozen>,
-    /// Completed at the next settling, unless the journal is stalled.
-    pub tickets: VecDeque<u64>,
-    pub journal_stalled: bool,
+    /// Synced at the next settling, unless it is stalled.
+    pub journal: Journal,
     /// Row reads are answered at the next settling, unless they are held.
     pub reads_held: bool,
     pub held_reads: Vec<RowRead>,
-    pub compacted: Option<(u64, u64)>,
-    _dir: TempDir,
+    /// Searches for expired rows are answered at the next settling.
+    scans: Vec<ExpiredScan>,
+    /// How far the node's wall clock is behind.
+    pub behind_ms: u64,
+    dir: TempDir,
 }
 
 /// A group of replicas on nodes 1, 2, 3, ...
@@ -46,6 +55,14 @@ pub struct Group {
     elapsed: Duration,
     budget: Budget,
     pub conditions: Conditions,
+    /// What the snapshot service was asked for.
+    pub orders: VecDeque<(u64, SnapshotOrder)>,
+    /// Orders to the snapshot service wait.
+    pub orders_held: bool,
+    pub installs: Installs,
+    held_installs: Vec<(u64, SnapshotOrder)>,
+    transfers: BTreeMap<u64, transfers::Transfer>,
+    pub snapshots_sent: u64,
 }
 
 impl Group {
@@ -67,9 +84,15 @@ impl Group {
             elapsed: Duration::ZERO,
             budget: Budget::new(64 << 20),
             conditions: Conditions::default(),
+            orders: VecDeque::new(),
+            orders_held: false,
+            installs: Installs::Done,
+            held_installs: Vec::new(),
+            transfers: BTreeMap::new(),
+            snapshots_sent: 0,
         };
         let now = group.now();
-        group.members = (1..=size).map(|n| member(n, &descriptor, &now)).collect();
+        group.members = (1..=size).map(|n| born(n, &descriptor, &now)).collect();
         group
     }
 
@@ -82,9 +105,15 @@ impl Group {
         }
     }
 
+    /// This moment by the clocks of node `n`.
+    pub fn now_on(&self, n: u64) -> Now {
+        let now = self.now();
+        Now { wall_ms: now.wall_ms - self.members[n as usize - 1].behind_ms, ..now }
+    }
+
     /// Hands an event to the replica on node `n` and performs what follows from it there.
     pub fn event(&mut self, n: u64, event: Event) {
-        let now = self.now();
+        let now = self.now_on(n);
         let mut effects = Effects::default();
         let replica = &mut self.members[n as usize - 1].replica;
         replica.handle(&now, event, &mut effects);
@@ -95,14 +124,12 @@ impl Group {
     pub fn perform(&mut self, n: u64, effects: Effects) {
         let member = &mut self.members[n as usize - 1];
         for write in effects.journal {
-            match write.change {
-                JournalChange::Append { .. } => member.tickets.push_back(write.ticket),
-                JournalChange::Compact { index, term } => member.compacted = Some((index, term)),
-                other => panic!("a replica writes nothing like {other:?}"),
-            }
+            member.journal.submit(write);
         }
         member.frozen.extend(effects.frozen);
         member.held_reads.extend(effects.row_reads);
+        member.scans.extend(effects.expired_scans);
+        self.orders.extend(effects.snapshots.into_iter().map(|order| (n, order)));
         for read in effects.cold_reads {
             let result = read.run();
             match read.reply {
@@ -110,7 +137,10 @@ impl Group {
                 Reply::Peer { node, id } => self.replies.push((node, id, result)),
             }
         }
-        assert!(effects.log_reads.is_empty(), "the logs of these tests stay in memory");
+        for read in effects.log_reads {
+            let entries = self.members[n as usize - 1].journal.read(read.from, read.to);
+            self.event(n, Event::LogRead { from: read.from, entries });
+        }
         for (node, parcel) in effects.parcels {
             match parcel {
                 Parcel::Raft(message) => {
@@ -133,14 +163,17 @@ impl Group {
                 moved = true;
             }
             for n in 1..=self.members.len() as u64 {
-                let member = &mut self.members[n as usize - 1];
-                let done = if member.journal_stalled { None } else { member.tickets.pop_back() };
-                if let Some(ticket) = done {
-                    member.tickets.clear();
+                if let Some(ticket) = self.members[n as usize - 1].journal.sync() {
                     self.event(n, Event::Persisted(Ticket(ticket)));
                     moved = true;
                 }
                 moved |= self.answer_reads(n);
+                moved |= self.search_expired(n);
+            }
+            let order = if self.orders_held { None } else { self.orders.pop_front() };
+            if let Some((n, order)) = order {
+                self.order(n, order);
+                moved = true;
             }
             if !moved {
                 return;
@@ -164,6 +197,52 @@ impl Group {
         true
     }
 
+    fn search_expired(&mut self, n: u64) -> bool {
+        let scans = std::mem::take(&mut self.members[n as usize - 1].scans);
+        let moved = !scans.is_empty();
+        for ExpiredScan { view, range, now_ms, .. } in scans {
+            let options =
+                PageOptions { rows_max: 2, bytes_max: 1000, reverse: false, keys_only: true };
+            let page = view.page(&range, options).expect("the store is healthy");
+            let expired = page.rows.into_iter().filter(|(_, row)| row.is_expired(now_ms));
+            let keys = expired.map(|(key, _)| key).collect();
+            self.event(n, Event::Expired { keys, rest: page.more });
+        }
+        moved
+    }
+
+    /// Node `n` crashes and starts again from what its disk holds.
+    pub fn restart(&mut self, n: u64) {
+        self.forget_transfers_to(n);
+        self.orders.retain(|(node, _)| *node != n);
+        self.network.retain(|(node, _)| node.0 != n);
+        let Member {
+            replica, store, frozen, mut journal, held_reads, scans, behind_ms, dir, ..
+        } = self.members.remove(n as usize - 1);
+        let descriptor = replica.descriptor().clone();
+        drop((replica, store, frozen, held_reads, scans));
+        let (store, states) =
+            Store::open(dir.path(), cold(), StoreMetrics::new()).expect("a healthy store");
+        let (meta, shard, applied) = match states.first() {
+            Some(state) => {
+                let meta = ShardMeta::decode(state.meta.clone()).expect("a replica wrote it");
+                let range = meta.descriptor.range.clone();
+                (meta, store.open_shard(state, range), journal::position(state.applied))
+            }
+            None => {
+                let meta = ShardMeta::new(descriptor.clone());
+                let range = descriptor.range.clone();
+                let shard = store.create_shard(GROUP, range, meta.encode());
+                (meta, shard, Position::default())
+            }
+        };
+        let restored = journal.crash(applied);
+        let start = start(n, meta, shard, applied, restored);
+        let replica = Replica::new(start, Now { wall_ms: 0, ..self.now() });
+        let member = Member { journal, behind_ms, ..member(replica, store, dir) };
+        self.members.insert(n as usize - 1, member);
+    }
+
     /// Lets time pass, with a tick for everybody each 10 ms, settling after each.
     pub fn pass(&mut self, duration: Duration) {
         let until = self.elapsed + duration;
@@ -171,6 +250,9 @@ impl Group {
             self.elapsed += Duration::from_millis(10);
             for n in 1..=self.members.len() as u64 {
                 self.event(n, Event::Tick);
+                if self.members[n as usize - 1].replica.wants_to_reap(&self.now_on(n)) {
+                    self.event(n, Event::Reap);
+                }
             }
             self.settle();
         }
@@ -197,14 +279,25 @@ impl Group {
     }
 
     pub fn request(&mut self, n: u64, operation: Operation, timeout: Duration) -> Waiter {
+        self.request_as(n, operation, timeout, Origin::default(), Consistency::Linearizable)
+    }
+
+    pub fn request_as(
+        &mut self,
+        n: u64,
+        operation: Operation,
+        timeout: Duration,
+        origin: Origin,
+        consistency: Consistency,
+    ) -> Waiter {
         let (sender, receiver) = oneshot::channel();
         let deadline = self.now().instant + timeout;
         let request = Request {
             group: GROUP,
             epoch: Epoch::FIRST,
             operation,
-            consistency: Consistency::Linearizable,
-            origin: Origin::default(),
+            consistency,
+            origin,
             deadline,
             entered: self.now().instant,
             permit: self.budget.acquire(100).expect("tests stay within the budget"),
@@ -265,17 +358,29 @@ pub fn put(key: &str, value: &str) -> Write {
     }
 }
 
-fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
+fn born(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (store, _) = Store::open(dir.path(), cold(), StoreMetrics::new()).expect("a fresh store");
     let meta = ShardMeta::new(descriptor.clone());
     let shard = store.create_shard(GROUP, descriptor.range.clone(), meta.encode());
-    let start = ReplicaStart {
+    let start = start(n, meta, shard, Position::default(), Restored::default());
+    member(Replica::new(start, *now), store, dir)
+}
+
+fn start(
+    n: u64,
+    meta: ShardMeta,
+    shard: Shard,
+    applied: Position,
+    restored: Restored,
+) -> ReplicaStart {
+    let voters = meta.descriptor.replicas.iter().map(|replica| replica.replica).collect();
+    ReplicaStart {
         shard,
-        applied: Position::default(),
+        applied,
         raft: raft::Options {
             id: ReplicaId(n),
-            voters: descriptor.replicas.iter().map(|replica| replica.replica).collect(),
+            voters,
             election_timeout: Duration::from_millis(300),
             heartbeat_interval: Duration::from_millis(50),
             seed: n * 7919,
@@ -286,21 +391,24 @@ fn member(n: u64, descriptor: &Descriptor, now: &Now) -> Member {
             may_lead: true,
             limits: raft::Limits::default(),
         },
-        restored: Restored::default(),
+        restored,
         log_bytes: 0,
         options: ReplicaOptions { compact_entries_min: 1, ..ReplicaOptions::default() },
         meta,
-    };
+    }
+}
+
+fn member(replica: Replica, store: Store, dir: TempDir) -> Member {
     Member {
-        replica: Replica::new(start, *now),
+        replica,
         store,
         frozen: Vec::new(),
-        tickets: VecDeque::new(),
-        journal_stalled: false,
+        journal: Journal::default(),
         reads_held: false,
         held_reads: Vec::new(),
-        compacted: None,
-        _dir: dir,
+        scans: Vec::new(),
+        behind_ms: 0,
+        dir,
     }
 }
 

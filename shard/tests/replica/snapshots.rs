@@ -1,0 +1,260 @@
+//! Followers beyond the log, damaged rows, and crashes while rows are replaced.
+
+use crate::common::{Group, Installs, put};
+use crate::{add, key, number};
+use flotilla_shard::effects::{Event, RowsUnread};
+use flotilla_shard::*;
+use std::time::Duration;
+
+const SESSION: Origin =
+    Origin { session: 9, session_born_ms: 999_000, sequence: 1, lowest_unacknowledged: 1 };
+
+/// A follower of three that was away while its leader forgot what it needs. Returns both.
+fn beyond_the_log(group: &mut Group) -> (u64, u64) {
+    let leader = group.elect();
+    let absent = leader % 3 + 1;
+    group.cut = vec![NodeId(absent)];
+    for n in 0..30 {
+        let write = put(&format!("k{n}"), &n.to_string());
+        assert!(group.answer(leader, Operation::Write(write)).is_ok());
+    }
+    assert_eq!(number(retry(group, leader)), 5, "the session's write");
+    assert_eq!(group.checkpoint(leader), 1);
+    assert!(group.member(leader).journal.base() < 5, "the node can afford to keep the log");
+    group.conditions.log_keep_permille = 0;
+    group.event(leader, Event::Trim);
+    group.settle();
+    assert!(group.member(leader).journal.base() > 30, "the node cannot afford it any more");
+    group.conditions.log_keep_permille = 1000;
+    (leader, absent)
+}
+
+/// The same write of the same session, again and again.
+fn retry(group: &mut Group, n: u64) -> Result<Answer, Refusal> {
+    let timeout = Duration::from_secs(5);
+    let consistency = Consistency::Linearizable;
+    let mut waiter = group.request_as(n, add("counter", 5), timeout, SESSION, consistency);
+    group.settle();
+    waiter.try_recv().expect("a settled group has answered")
+}
+
+fn local(group: &mut Group, n: u64, name: &str) -> Result<Answer, Refusal> {
+    let operation = Operation::Get { key: key(name) };
+    let timeout = Duration::from_secs(5);
+    let mut waiter = group.request_as(n, operation, timeout, Origin::default(), Consistency::Local);
+    waiter.try_recv().expect("nobody is asked")
+}
+
+fn local_text(group: &mut Group, n: u64, name: &str) -> String {
+    match local(group, n, name) {
+        Ok(Answer::Value(Some(entry))) => String::from_utf8(entry.value.to_vec()).expect("text"),
+        other => panic!("not a value: {other:?}"),
+    }
+}
+
+fn applied(group: &mut Group, n: u64) -> u64 {
+    let descriptor = group.member(n).replica.descriptor().clone();
+    group.member(n).replica.status().snapshot(&descriptor).applied_index
+}
+
+/// Everything is there, on that replica itself and as leader, and the retry finds the first answer.
+fn assert_whole(group: &mut Group, leader: u64, repaired: u64) {
+    for n in 0..30 {
+        assert_eq!(local_text(group, repaired, &format!("k{n}")), n.to_string());
+    }
+    assert_eq!(applied(group, repaired), applied(group, leader));
+    group.event(leader, Event::Transfer(Some(NodeId(repaired))));
+    group.pass(Duration::from_millis(500));
+    assert_eq!(group.member(repaired).replica.status().role(), Role::Leader);
+    assert_eq!(number(retry(group, repaired)), 5, "the sessions came with the rows");
+    assert_eq!(group.value(repaired, "counter").as_deref(), Some("5"));
+    assert!(group.answer(repaired, Operation::Write(put("after", "1"))).is_ok());
+}
+
+#[test]
+fn a_follower_beyond_the_log_gets_a_snapshot_with_the_sessions() {
+    let mut group = Group::new(3);
+    let (leader, absent) = beyond_the_log(&mut group);
+    group.cut.clear();
+    group.pass(Duration::from_secs(2));
+    assert_eq!(group.snapshots_sent, 1);
+    assert!(group.member(absent).journal.base() > 30, "its log begins after the snapshot");
+    assert_whole(&mut group, leader, absent);
+}
+
+#[test]
+fn a_crash_between_intent_and_swap_is_harmless() {
+    let mut group = Group::new(3);
+    let (leader, absent) = beyond_the_log(&mut group);
+    group.installs = Installs::Held;
+    group.cut.clear();
+    group.pass(Duration::from_secs(2));
+    assert!(group.has_held_install(absent), "the intent is durable");
+    assert_eq!(local(&mut group, absent, "k1"), Err(Refusal::Damaged), "not read meanwhile");
+    group.event(absent, Event::Freeze);
+    assert!(group.member(absent).frozen.is_empty(), "not frozen meanwhile");
+    group.restart(absent);
+    group.installs = Installs::Done;
+    group.pass(Duration::from_secs(3));
+    assert_eq!(group.snapshots_sent, 2, "the first was lost with the crash");
+    assert_whole(&mut group, leader, absent);
+}
+
+#[test]
+fn a_crash_between_swap_and_journal_is_harmless() {
+    let mut group = Group::new(3);
+    let (leader, absent) = beyond_the_log(&mut group);
+    group.installs = Installs::CrashAfterSwap;
+    group.cut.clear();
+    group.pass(Duration::from_secs(2));
+    assert_eq!(group.snapshots_sent, 1, "the rows had arrived");
+    assert!(group.member(absent).journal.base() > 30);
+    assert_whole(&mut group, leader, absent);
+}
+
+/// A snapshot that was in the middle of being installed finds a group that went on.
+#[test]
+fn entries_that_come_while_rows_are_replaced_are_applied_after() {
+    let mut group = Group::new(3);
+    let (leader, absent) = beyond_the_log(&mut group);
+    group.installs = Installs::Held;
+    group.cut.clear();
+    group.pass(Duration::from_secs(1));
+    assert!(group.has_held_install(absent));
+    let before = applied(&mut group, absent);
+    for n in 30..60 {
+        let write = put(&format!("k{n}"), &n.to_string());
+        assert!(group.answer(leader, Operation::Write(write)).is_ok());
+    }
+    group.pass(Duration::from_secs(1));
+    assert_eq!(applied(&mut group, absent), before, "nothing is applied meanwhile");
+    group.release_installs();
+    group.pass(Duration::from_secs(1));
+    assert_eq!(local_text(&mut group, absent, "k59"), "59");
+    assert_whole(&mut group, leader, absent);
+}
+
+/// Else the follower would need another snapshot as soon as it has this one.
+#[test]
+fn the_log_behind_a_snapshot_that_is_being_sent_is_kept() {
+    let mut group = Group::new(3);
+    let (leader, absent) = beyond_the_log(&mut group);
+    group.installs = Installs::Held;
+    group.cut.clear();
+    group.pass(Duration::from_secs(1));
+    let base = group.member(leader).journal.base();
+    for n in 0..10 {
+        assert!(group.answer(leader, Operation::Write(put("x", &n.to_string()))).is_ok());
+    }
+    group.checkpoint(leader);
+    group.conditions.log_keep_permille = 0;
+    group.event(leader, Event::Trim);
+    group.settle();
+    assert_eq!(group.member(leader).journal.base(), base, "pinned");
+    group.release_installs();
+    group.pass(Duration::from_secs(1));
+    assert_eq!(group.snapshots_sent, 1);
+    group.event(leader, Event::Trim);
+    group.settle();
+    assert!(group.member(leader).journal.base() > base, "no longer pinned");
+    group.conditions.log_keep_permille = 1000;
+    assert_whole(&mut group, leader, absent);
+}
+
+#[test]
+fn a_leader_with_damaged_rows_hands_over_and_is_rebuilt() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    for n in 0..30 {
+        let write = put(&format!("k{n}"), &n.to_string());
+        assert!(group.answer(old, Operation::Write(write)).is_ok());
+    }
+    assert_eq!(number(retry(&mut group, old)), 5);
+    for n in 1..=3 {
+        group.checkpoint(n);
+    }
+    group.orders_held = true;
+    let mut in_flight = group.put(old, "k0", "0");
+    group.event(old, Event::RowsLost);
+    assert_eq!(
+        in_flight.try_recv().expect("answered at once"),
+        Err(Refusal::Timeout { maybe_committed: true }),
+        "it was proposed, and this replica will never know what became of it"
+    );
+    group.pass(Duration::from_secs(1));
+    let new = (1..=3).find(|n| group.member(*n).replica.status().role() == Role::Leader);
+    let new = new.expect("somebody else leads");
+    assert_ne!(old, new);
+    assert_eq!(local(&mut group, old, "k1"), Err(Refusal::Damaged));
+    assert!(group.answer(new, Operation::Write(put("during", "1"))).is_ok());
+    let descriptor = group.member(old).replica.descriptor().clone();
+    assert!(group.member(old).replica.status().snapshot(&descriptor).needs_snapshot);
+    group.orders_held = false;
+    group.pass(Duration::from_secs(2));
+    assert!(!group.member(old).replica.status().snapshot(&descriptor).needs_snapshot);
+    assert_eq!(local_text(&mut group, old, "during"), "1");
+    assert_whole(&mut group, new, old);
+}
+
+#[test]
+fn damage_that_a_command_meets_ends_in_doubt_and_the_retry_is_not_applied_twice() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    assert_eq!(number(group.answer(old, add("counter", 1))), 1);
+    for n in 1..=3 {
+        group.checkpoint(n);
+    }
+    group.member(old).reads_held = true;
+    let timeout = Duration::from_secs(5);
+    let mut waiter =
+        group.request_as(old, add("counter", 5), timeout, SESSION, Consistency::Linearizable);
+    group.settle();
+    let read = group.member(old).held_reads.pop().expect("the row lies below");
+    let rows = Err(RowsUnread::Damaged("checksum".into()));
+    group.event(old, Event::RowsRead { serial: read.serial, rows });
+    assert_eq!(
+        waiter.try_recv().expect("answered at once"),
+        Err(Refusal::Timeout { maybe_committed: true })
+    );
+    drop(read);
+    group.member(old).reads_held = false;
+    group.pass(Duration::from_secs(2));
+    let new = (1..=3).find(|n| group.member(*n).replica.status().role() == Role::Leader);
+    let new = new.expect("somebody leads");
+    assert_eq!(number(retry(&mut group, new)), 6, "the first answer");
+    assert_eq!(number(retry(&mut group, new)), 6);
+    assert_eq!(group.value(new, "counter").as_deref(), Some("6"));
+    assert_eq!(local_text(&mut group, old, "counter"), "6", "rebuilt");
+}
+
+#[test]
+fn a_damaged_row_of_a_single_replica_is_told_and_the_rest_served() {
+    let mut group = Group::new(1);
+    let leader = group.elect();
+    assert!(group.answer(leader, Operation::Write(put("a", "1"))).is_ok());
+    let (sender, mut receiver) = tokio::sync::oneshot::channel();
+    let (reply, error) = (Reply::Oneshot(sender), "checksum".to_owned());
+    group.event(leader, Event::ReadDamaged { reply, error });
+    assert_eq!(receiver.try_recv().expect("at once"), Err(Refusal::Corrupt("checksum".into())));
+    group.event(leader, Event::RowsLost);
+    assert_eq!(group.value(leader, "a").as_deref(), Some("1"));
+    assert!(group.answer(leader, Operation::Write(put("b", "2"))).is_ok());
+}
+
+#[test]
+fn a_damaged_row_sends_its_reader_elsewhere_when_there_are_others() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let (sender, mut receiver) = tokio::sync::oneshot::channel();
+    let (reply, error) = (Reply::Oneshot(sender), "checksum".to_owned());
+    group.event(leader, Event::ReadDamaged { reply, error });
+    assert_eq!(receiver.try_recv().expect("at once"), Err(Refusal::Damaged));
+    group.pass(Duration::from_secs(2));
+    let new = group.elect();
+    assert!(group.answer(new, Operation::Write(put("a", "1"))).is_ok());
+    assert_eq!(local(&mut group, leader, "a"), Err(Refusal::Damaged), "nothing to send yet");
+    assert_eq!(group.member(new).frozen.len(), 1, "a checkpoint was called for");
+    group.checkpoint(new);
+    group.pass(Duration::from_secs(2));
+    assert_eq!(local_text(&mut group, leader, "a"), "1", "rebuilt");
+}

@@ -325,7 +325,7 @@ impl Inner {
         let is_write = operation.is_write();
         let (id, receiver) = self.forwards.enter(node, is_write, deadline, permit);
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let body = ForwardedRequest { group, epoch, operation, origin, timeout };
+        let body = ForwardedRequest { group, epoch, operation, consistency: flotilla_shard::Consistency::Linearizable, origin, timeout };
         self.metrics.forwarded.inc();
         (Prepared::Remote { node, id, message: PeerMessage::Request { id, body } }, receiver)
     }

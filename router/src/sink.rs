@@ -3,7 +3,7 @@
 
 use crate::peer::{Inbound, PeerMessage};
 use crate::route::Inner;
-use flotilla_shard::{Consistency, NodeId, Refusal, Reply, Request};
+use flotilla_shard::{NodeId, Refusal, Reply, Request};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ impl Inbound for Sink {
                         group: body.group,
                         epoch: body.epoch,
                         operation: body.operation,
-                        consistency: Consistency::Linearizable,
+                        consistency: body.consistency,
                         origin: body.origin,
                         deadline: now + body.timeout.min(TIMEOUT_MAX),
                         entered: now,

@@ -6,6 +6,7 @@
 
 use crate::peer::{PeerMessage, SendReport, Transport};
 use flotilla_shard::{NodeId, Outbox, Parcel};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 /// A transport that may not be there yet. Clones share it.
@@ -44,6 +45,10 @@ impl Transport for TransportSlot {
 
     fn is_connected(&self, node: NodeId) -> bool {
         self.transport.get().is_some_and(|transport| transport.is_connected(node))
+    }
+
+    fn clock_offsets(&self) -> BTreeMap<NodeId, i64> {
+        self.transport.get().map(|transport| transport.clock_offsets()).unwrap_or_default()
     }
 }
 

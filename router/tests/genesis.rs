@@ -448,7 +448,7 @@ async fn another_format_version_is_refused() {
         let (mut stream, _) = listener.accept().await.unwrap();
         let (kind, _) = read_envelope(&mut stream).await.unwrap();
         assert_eq!(kind, 4);
-        stream.write_all(&envelope(1, 4, &99u32.to_le_bytes())).await.unwrap();
+        stream.write_all(&envelope(peer_support::VERSION, 4, &99u32.to_le_bytes())).await.unwrap();
         std::future::pending::<()>().await;
     };
     let error = tokio::select! {

@@ -5,12 +5,15 @@ mod peer_support;
 use bytes::{Bytes, BytesMut};
 use flotilla_raft::{AppendOutcome, Entry as LogEntry, Index, Position, Round, Term};
 use flotilla_router::peer::frame::{
-    Cut, FrameError, Parsed, decode_messages, encode_frame, encode_sign_of_life, parse,
+    Assembly, Cut, Decoded, FrameError, Parsed, SignOfLife, decode_frame, encode_fragment,
+    encode_frame, encode_sign_of_life, parse,
 };
 use flotilla_router::peer::{Class, ForwardedRequest, PeerMessage};
+use flotilla_shard::snapshot::{AbortReason, DeclineReason, Offer, Summary, TransferId};
 use flotilla_shard::{
-    Answer, BatchChange, Descriptor, Entry, Epoch, GroupId, GroupMessage, KeyRange, Message,
-    NodeId, Operation, Origin, Refusal, ReplicaDescriptor, ReplicaId, Write, WriteOutcome,
+    Answer, BatchChange, Consistency, Descriptor, Entry, Epoch, GroupId, GroupMessage, KeyRange,
+    Message, NodeId, Operation, Origin, Refusal, ReplicaDescriptor, ReplicaId, SnapshotMessage,
+    Write, WriteOutcome,
 };
 use peer_support::{append, heartbeat, request};
 use proptest::collection::vec;
@@ -82,7 +85,11 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn result() -> impl Strategy<Value = Result<Answer, Refusal>> {
-    let entry = (data(), any::<u64>()).prop_map(|(value, version)| Entry { value, version, expires_at_ms: version.checked_sub(1 << 40) });
+    let entry = (data(), any::<u64>()).prop_map(|(value, version)| Entry {
+        value,
+        version,
+        expires_at_ms: version.checked_sub(1 << 40),
+    });
     let descriptor = (any::<u64>(), any::<u64>()).prop_map(|(group, version)| Descriptor {
         group: GroupId(group),
         range: KeyRange::new("a", Some(Bytes::from("b"))),
@@ -93,11 +100,18 @@ fn result() -> impl Strategy<Value = Result<Answer, Refusal>> {
         vec(proptest::option::of(entry.clone()), 0..4)
             .prop_map(|entries| { Ok(Answer::Values(entries)) }),
         vec((data(), entry), 0..4).prop_map(|rows| Ok(Answer::Page { rows, rest: None })),
-        any::<u64>().prop_map(|version| Ok(Answer::Written(WriteOutcome::Batch { version, written: true }))),
+        any::<u64>().prop_map(|version| Ok(Answer::Written(WriteOutcome::Batch {
+            version,
+            written: true
+        }))),
         vec(descriptor, 0..3).prop_map(|descriptors| Err(Refusal::EpochMismatch { descriptors })),
         any::<bool>().prop_map(|maybe_committed| Err(Refusal::Timeout { maybe_committed })),
         "[a-z]{0,20}".prop_map(|text| Err(Refusal::Storage(text))),
     ]
+}
+
+fn forwarded() -> impl Strategy<Value = (u64, Operation, Consistency, u64)> {
+    (any::<u64>(), operation(), consistency(), 0..100_000u64)
 }
 
 fn message() -> impl Strategy<Value = PeerMessage> {
@@ -106,17 +120,69 @@ fn message() -> impl Strategy<Value = PeerMessage> {
             let (from, to) = (ReplicaId(replica), ReplicaId(replica ^ 1));
             PeerMessage::Raft(GroupMessage { group: GroupId(group), from, to, message })
         }),
-        (any::<u64>(), operation(), 0..100_000u64).prop_map(|(id, operation, timeout_ms)| {
+        forwarded().prop_map(|(id, operation, consistency, timeout_ms)| {
             let body = ForwardedRequest {
                 group: GroupId(id ^ 5),
                 epoch: Epoch { version: id, conf_version: 2 },
                 operation,
+                consistency,
                 origin: Origin { session: id, sequence: 9, ..Origin::default() },
                 timeout: Duration::from_millis(timeout_ms),
             };
             PeerMessage::Request { id, body }
         }),
         (any::<u64>(), result()).prop_map(|(id, result)| PeerMessage::Reply { id, result }),
+        snapshot_message().prop_map(PeerMessage::Snapshot),
+    ]
+}
+
+fn snapshot_message() -> impl Strategy<Value = SnapshotMessage> {
+    let offer = (data(), any::<bool>(), any::<u64>()).prop_map(|(start, resumed, number)| Offer {
+        transfer: TransferId { boot: 3, number },
+        group: GroupId(number ^ 1),
+        to: ReplicaId(7),
+        term: Term(number ^ 2),
+        position: Position { index: Index(number ^ 3), term: Term(5) },
+        range: KeyRange { start, end: None },
+        rows: 9,
+        resumed,
+    });
+    let reasons = proptest::sample::select(AbortReason::ALL.to_vec());
+    prop_oneof![
+        offer.prop_map(SnapshotMessage::Offer),
+        (any::<u64>(), any::<u32>(), data()).prop_map(|(number, crc, rows)| {
+            SnapshotMessage::Chunk { transfer: TRANSFER, number, rows, crc }
+        }),
+        (any::<u64>(), data()).prop_map(|(digest, meta)| {
+            let summary = Summary { chunks: 4, rows: 5, digest, version: digest ^ 1, meta };
+            SnapshotMessage::End { transfer: TRANSFER, summary }
+        }),
+        any::<u64>()
+            .prop_map(|from_chunk| SnapshotMessage::Accept { transfer: TRANSFER, from_chunk }),
+        any::<u64>().prop_map(|number| SnapshotMessage::ChunkDone { transfer: TRANSFER, number }),
+        (0..3_600_000u64).prop_map(|retry_after_ms| SnapshotMessage::Decline {
+            transfer: TRANSFER,
+            reason: DeclineReason::DiskFull,
+            retry_after: Duration::from_millis(retry_after_ms),
+        }),
+        Just(SnapshotMessage::Installed { transfer: TRANSFER }),
+        (any::<bool>(), reasons).prop_map(|(by_sender, reason)| SnapshotMessage::Abort {
+            transfer: TRANSFER,
+            by_sender,
+            reason,
+        }),
+    ]
+}
+
+const TRANSFER: TransferId = TransferId { boot: 8, number: 1 << 40 };
+
+fn consistency() -> impl Strategy<Value = Consistency> {
+    prop_oneof![
+        Just(Consistency::Linearizable),
+        Just(Consistency::Local),
+        (0..100_000u64).prop_map(|max_lag_ms| {
+            Consistency::Stale { max_lag: Duration::from_millis(max_lag_ms) }
+        }),
     ]
 }
 
@@ -132,9 +198,10 @@ fn encode(messages: &[PeerMessage], cut: Cut) -> BytesMut {
 
 fn decode(buffer: &mut BytesMut) -> Result<Vec<Vec<PeerMessage>>, FrameError> {
     let mut frames = Vec::new();
+    let mut assembly = Assembly::new(CUT.frame_bytes_max);
     while let Parsed::Frame(frame) = parse(buffer, CUT.frame_bytes_max)? {
         let mut messages = Vec::new();
-        decode_messages(frame, &mut messages)?;
+        decode_frame(frame, &mut assembly, &mut messages)?;
         frames.push(messages);
     }
     Ok(frames)
@@ -162,7 +229,7 @@ proptest! {
     fn arbitrary_bytes_are_survived(bytes in vec(any::<u8>(), 0..400)) {
         let _ = decode(&mut BytesMut::from(&bytes[..]));
         let mut messages = Vec::new();
-        let _ = decode_messages(Bytes::from(bytes), &mut messages);
+        let _ = decode_frame(Bytes::from(bytes), &mut Assembly::new(99), &mut messages);
     }
 
     #[test]
@@ -191,7 +258,7 @@ proptest! {
             body[at] = value;
         }
         let mut out = Vec::new();
-        let _ = decode_messages(body.freeze(), &mut out);
+        let _ = decode_frame(body.freeze(), &mut Assembly::new(99), &mut out);
         // Reserved memory stays in proportion to what could be there.
         prop_assert!(out.capacity() <= 16_384);
     }
@@ -211,7 +278,7 @@ fn wild_counts_reserve_nothing() {
     for count in [1, 17_000, u32::MAX] {
         let mut messages = Vec::new();
         let frame = Bytes::copy_from_slice(&count.to_le_bytes());
-        let error = decode_messages(frame, &mut messages).unwrap_err();
+        let error = decode_frame(frame, &mut Assembly::new(99), &mut messages).unwrap_err();
         assert_eq!(error, FrameError::Count(count as usize));
         assert_eq!(messages.capacity(), 0);
     }
@@ -263,7 +330,44 @@ fn heartbeats_of_a_thousand_groups_fit_one_liveness_frame() {
 #[test]
 fn a_sign_of_life_is_a_frame_without_messages() {
     let mut buffer = BytesMut::new();
-    encode_sign_of_life(&mut buffer);
-    assert_eq!(buffer.len(), 12);
-    assert_eq!(decode(&mut buffer).unwrap(), vec![Vec::new()]);
+    let sign = SignOfLife { token: 7, wall_us: 1 << 50 };
+    encode_sign_of_life(&mut buffer, sign);
+    assert_eq!(buffer.len(), 28);
+    let Parsed::Frame(frame) = parse(&mut buffer, 1024).unwrap() else { panic!("not whole") };
+    let mut out = Vec::new();
+    let decoded = decode_frame(frame, &mut Assembly::new(0), &mut out).unwrap();
+    assert_eq!((decoded, out.len()), (Decoded::Sign(sign), 0));
+}
+
+/// A message in pieces is whole again after the last one, whatever comes in between.
+#[test]
+fn pieces_are_put_together() {
+    let large = vec![append(5, Bytes::from(vec![9; 200_000]))];
+    let whole = encode(&large, Cut { target_bytes: 1 << 20, frame_bytes_max: 1 << 20 });
+    // Without the frame's header: the message as it was encoded.
+    let message = &whole[12..];
+    let mut buffer = BytesMut::new();
+    let pieces: Vec<&[u8]> = message.chunks(64 << 10).collect();
+    for (at, piece) in pieces.iter().enumerate() {
+        encode_fragment(&mut buffer, piece, at + 1 == pieces.len());
+        let mut small = VecDeque::from([heartbeat(at as u64)]);
+        encode_frame(&mut small, CUT, &mut buffer, |_| {});
+    }
+    let arrived: Vec<PeerMessage> = decode(&mut buffer).unwrap().into_iter().flatten().collect();
+    assert_eq!(arrived.len(), pieces.len() + 1);
+    let at = arrived.iter().position(|message| *message == large[0]);
+    assert_eq!(at, Some(pieces.len() - 1), "it comes with its last piece");
+}
+
+#[test]
+fn pieces_never_add_up_to_more_than_a_frame_may_hold() {
+    let mut buffer = BytesMut::new();
+    let piece = vec![1; 600 << 10];
+    encode_fragment(&mut buffer, &piece, false);
+    encode_fragment(&mut buffer, &piece, false);
+    assert!(matches!(decode(&mut buffer), Err(FrameError::Length { .. })));
+    // Nor to nothing at all.
+    let mut buffer = BytesMut::new();
+    encode_fragment(&mut buffer, &[], true);
+    assert!(matches!(decode(&mut buffer), Err(FrameError::Message(_))));
 }

@@ -32,8 +32,10 @@ fn says(refusal: &(u8, String), reason: u8, words: &[&str]) {
 #[tokio::test]
 async fn another_protocol_version() {
     let hello = Hello::good(2, 1);
-    let refusal = refused(envelope(2, 1, &hello.payload())).await;
-    says(&refusal, 1, &["protocol 1", "the caller 2", "run releases"]);
+    for other in [1, VERSION + 1] {
+        let refusal = refused(envelope(other, 1, &hello.payload())).await;
+        says(&refusal, 1, &["protocol 2", &format!("the caller {other}"), "run releases"]);
+    }
 }
 
 #[tokio::test]
@@ -77,7 +79,7 @@ async fn a_malformed_greeting() {
     let mut changed = Hello::good(2, 1).bytes();
     *changed.last_mut().unwrap() ^= 1;
     says(&refused(changed).await, 9, &["checksum"]);
-    says(&refused(envelope(1, 77, b"")).await, 9, &["unknown kind"]);
+    says(&refused(envelope(VERSION, 77, b"")).await, 9, &["unknown kind"]);
 }
 
 #[tokio::test]

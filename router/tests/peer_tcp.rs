@@ -26,7 +26,7 @@ async fn two_nodes() -> (Node, Node) {
 /// Waits until the liveness connection stands too: its messages are lost before.
 async fn liveness_stands(transport: &TcpTransport) {
     let stands = async {
-        while !transport.peers().iter().all(|peer| peer.connected == [true; 2]) {
+        while !transport.peers().iter().all(|peer| peer.is_connected()) {
             tokio::task::yield_now().await;
         }
     };
@@ -132,7 +132,7 @@ async fn a_stopped_peer_is_bounded_and_harms_nobody() {
     let mut one_options = options(1, &[(2, &stopped_address), (3, &third_address)]);
     one_options.outbox_bytes_max = BYTES_MAX;
     let mut one = start(one_options, first);
-    let _held = stopped.welcome_both().await;
+    let _held = stopped.welcome_all().await;
     one.events.until(Event::Connected(TWO)).await;
     while !one.transport.is_connected(NodeId(3)) {
         one.events.next().await;
@@ -166,7 +166,7 @@ async fn heartbeats_pass_large_values() {
     let mut one_options = options(1, &[(2, &address)]);
     one_options.outbox_bytes_max = 256 << 20;
     let one = start(one_options, listener);
-    let (liveness, _data_never_read) = peer.welcome_both().await;
+    let [liveness, _data_never_read, _bulk] = peer.welcome_all().await;
     liveness_stands(&one.transport).await;
 
     let value = Bytes::from(vec![1; 8 << 20]);
@@ -190,7 +190,7 @@ async fn unsent_requests_certainly_did_not_arrive() {
     let (peer, address) = FakePeer::new(2).await;
     let (listener, _) = listen();
     let mut one = start(options(1, &[(2, &address)]), listener);
-    let (_liveness, data) = peer.welcome_both().await;
+    let [_liveness, data, _bulk] = peer.welcome_all().await;
     one.events.until(Event::Connected(TWO)).await;
     let sent: Vec<u64> = (0..40).collect();
     for id in &sent {
@@ -215,7 +215,7 @@ async fn nothing_is_sent_twice() {
     let (peer, address) = FakePeer::new(2).await;
     let (listener, _) = listen();
     let mut one = start(options(1, &[(2, &address)]), listener);
-    let (_liveness, data) = peer.welcome_both().await;
+    let [_liveness, data, _bulk] = peer.welcome_all().await;
     one.events.until(Event::Connected(TWO)).await;
     for id in 0..40 {
         one.transport.send(TWO, vec![request(id, 1 << 20)]);
@@ -238,12 +238,12 @@ async fn silence_ends_a_connection() {
     one_options.timing.keep_alive = Duration::from_millis(20);
     one_options.timing.silence_max = Duration::from_millis(100);
     let mut one = start(one_options, listener);
-    let (_liveness, mut data) = peer.welcome_both().await;
+    let [_liveness, mut data, _bulk] = peer.welcome_all().await;
     one.events.until(Event::Connected(TWO)).await;
     // The silent peer sees signs of life, though nothing is sent.
-    let mut sign = [0; 12];
+    let mut sign = [0; 28];
     within("a sign of life", data.read_exact(&mut sign)).await.unwrap();
-    assert_eq!(sign[0], 4);
+    assert_eq!(sign[0], 20);
     one.events.until(Event::Disconnected(TWO)).await;
     let error = one.transport.peers()[0].last_error.clone().unwrap();
     assert!(error.contains("no sign of life"), "{error}");

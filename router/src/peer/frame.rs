@@ -2,7 +2,8 @@
 //!
 //! A frame is `length u32 | checksum u32 | count u32 | messages`. The length counts what follows
 //! the checksum, and the checksum (CRC32C) covers that. A frame without messages is a sign of
-//! life.
+//! life and shows a clock. A message that is longer than a frame should be travels in pieces, each
+//! in a frame of its own, so that others can go in between.
 //!
 //! Invariants:
 //!
@@ -11,7 +12,7 @@
 //! * A frame is at most [`Cut::target_bytes`] long, estimated before encoding, unless its only
 //!   message is longer.
 
-use super::message::{MESSAGE_BYTES_MIN, PeerMessage};
+use super::message::{FRAGMENT, MESSAGE_BYTES_MIN, PeerMessage};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_shard::DecodeError;
 use std::collections::VecDeque;
@@ -20,6 +21,8 @@ use std::collections::VecDeque;
 const PREFIX_BYTES: usize = 8;
 /// All that a frame has beside messages.
 const HEADER_BYTES: usize = PREFIX_BYTES + 4;
+/// What a piece of a message has before its bytes: length, kind, and whether it is the last.
+const FRAGMENT_HEADER_BYTES: usize = 4 + 1 + 1;
 /// Bounds what decoding one frame can reserve for message headers.
 const MESSAGES_MAX: usize = 16_384;
 
@@ -107,11 +110,35 @@ pub fn encode_frame(
     encoded
 }
 
+/// What a frame without messages says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SignOfLife {
+    /// Not 0 from a dialer: the acceptor answers with the same number. 0 from an acceptor: it
+    /// answers nothing.
+    pub token: u64,
+    /// The sender's wall clock, in microseconds since the Unix epoch.
+    pub wall_us: u64,
+}
+
 /// Appends a frame without messages.
-pub fn encode_sign_of_life(buffer: &mut BytesMut) {
+pub fn encode_sign_of_life(buffer: &mut BytesMut, sign: SignOfLife) {
     let frame = buffer.len();
     buffer.put_bytes(0, HEADER_BYTES);
+    buffer.put_u64_le(sign.token);
+    buffer.put_u64_le(sign.wall_us);
     seal(buffer, frame, 0);
+}
+
+/// Appends a frame with one piece of a message that was encoded on its own.
+pub fn encode_fragment(buffer: &mut BytesMut, piece: &[u8], is_last: bool) {
+    let frame = buffer.len();
+    buffer.put_bytes(0, HEADER_BYTES);
+    let length = u32::try_from(piece.len() + 2).expect("pieces stay below 4 GiB");
+    buffer.put_u32_le(length);
+    buffer.put_u8(FRAGMENT);
+    buffer.put_u8(u8::from(is_last));
+    buffer.put_slice(piece);
+    seal(buffer, frame, 1);
 }
 
 fn seal(buffer: &mut BytesMut, frame: usize, count: usize) {
@@ -169,12 +196,62 @@ fn check_length(buffer: &[u8], frame_bytes_max: usize) -> Result<usize, FrameErr
     Ok(length)
 }
 
-/// Appends the messages of a frame that [`parse`] returned to `out`, and returns how many.
+/// What a connection has of a message that comes in pieces.
+#[derive(Debug)]
+pub struct Assembly {
+    bytes: BytesMut,
+    bytes_max: usize,
+}
+
+impl Assembly {
+    /// Nothing yet; a message may have `bytes_max` bytes.
+    pub fn new(bytes_max: usize) -> Assembly {
+        Assembly { bytes: BytesMut::new(), bytes_max }
+    }
+
+    fn add(&mut self, mut piece: Bytes) -> Result<Option<PeerMessage>, FrameError> {
+        let is_last = match piece.get_u8() {
+            0 => false,
+            1 => true,
+            _ => return Err(FrameError::Message(DecodeError("a flag is neither 0 nor 1"))),
+        };
+        let length = self.bytes.len() + piece.len();
+        if length > self.bytes_max {
+            return Err(FrameError::Length { length, length_max: self.bytes_max });
+        }
+        self.bytes.put_slice(&piece);
+        if !is_last {
+            return Ok(None);
+        }
+        let mut whole = std::mem::take(&mut self.bytes).freeze();
+        let message = PeerMessage::decode(&mut whole)?;
+        if !whole.is_empty() {
+            return Err(FrameError::Message(DecodeError("bytes follow a message of pieces")));
+        }
+        Ok(Some(message))
+    }
+}
+
+/// What a frame held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// So many messages, or parts of them.
+    Messages(usize),
+    /// None: a sign of life.
+    Sign(SignOfLife),
+}
+
+/// Appends the messages of a frame that [`parse`] returned to `out`. Pieces go to `assembly`, and
+/// their message to `out` when it is whole.
 ///
 /// # Errors
 ///
 /// [`FrameError`] if they make no sense; `out` may then hold some of them.
-pub fn decode_messages(mut frame: Bytes, out: &mut Vec<PeerMessage>) -> Result<usize, FrameError> {
+pub fn decode_frame(
+    mut frame: Bytes,
+    assembly: &mut Assembly,
+    out: &mut Vec<PeerMessage>,
+) -> Result<Decoded, FrameError> {
     if frame.len() < 4 {
         return Err(FrameError::Message(DecodeError("a frame ends early")));
     }
@@ -182,12 +259,36 @@ pub fn decode_messages(mut frame: Bytes, out: &mut Vec<PeerMessage>) -> Result<u
     if count > MESSAGES_MAX || count.saturating_mul(MESSAGE_BYTES_MIN) > frame.len() {
         return Err(FrameError::Count(count));
     }
+    if count == 0 {
+        if frame.len() != 16 {
+            return Err(FrameError::Message(DecodeError("a sign of life shows no clock")));
+        }
+        let sign = SignOfLife { token: frame.get_u64_le(), wall_us: frame.get_u64_le() };
+        return Ok(Decoded::Sign(sign));
+    }
     out.reserve(count);
     for _ in 0..count {
-        out.push(PeerMessage::decode(&mut frame)?);
+        if let Some(piece) = take_fragment(&mut frame)? {
+            out.extend(assembly.add(piece)?);
+        } else {
+            out.push(PeerMessage::decode(&mut frame)?);
+        }
     }
     if !frame.is_empty() {
         return Err(FrameError::Message(DecodeError("bytes follow the last message of a frame")));
     }
-    Ok(count)
+    Ok(Decoded::Messages(count))
+}
+
+/// Takes a piece, from its flag on, off the front of `frame`, if a piece is there.
+fn take_fragment(frame: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
+    if frame.len() < FRAGMENT_HEADER_BYTES || frame[4] != FRAGMENT {
+        return Ok(None);
+    }
+    let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+    if length < 2 || length > frame.len() - 4 {
+        return Err(FrameError::Message(DecodeError("a message reaches beyond its frame")));
+    }
+    frame.advance(5);
+    Ok(Some(frame.split_to(length - 1)))
 }

@@ -13,7 +13,10 @@
 //! * A peer has one incoming connection per class: a newer one replaces an older one, which the
 //!   kernel may not have noticed to be dead.
 
-use super::frame::{FrameError, Parsed, decode_messages, encode_sign_of_life, parse};
+use super::clock::wall_us;
+use super::frame::{
+    Assembly, Decoded, FrameError, Parsed, SignOfLife, decode_frame, encode_sign_of_life, parse,
+};
 use super::handshake::{
     HandshakeError, HandshakeRefusal, Hello, Kind, PROTOCOL_VERSION, RefusalReason, judge,
     read_greeting, refuse, write_greeting, write_welcome,
@@ -22,11 +25,12 @@ use super::message::{Class, PeerMessage};
 use super::metrics::Counted;
 use super::tcp::{Life, Peer, Shared};
 use crate::genesis::GENESIS_BYTES_MAX;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -199,8 +203,8 @@ async fn serve(shared: &Shared, peer: &Peer, mut stream: TcpStream, replaced: &N
 async fn read(shared: &Shared, peer: &Peer, stream: &mut TcpStream, replaced: &Notify) -> Ended {
     let timing = shared.timing();
     let frame_bytes_max = shared.options.frame_bytes_max;
-    let mut sign_of_life = BytesMut::new();
-    encode_sign_of_life(&mut sign_of_life);
+    let mut signs = Signs::default();
+    let mut assembly = Assembly::new(frame_bytes_max);
     let mut clock = interval(timing.keep_alive);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_ticks = 0;
@@ -222,10 +226,7 @@ async fn read(shared: &Shared, peer: &Peer, stream: &mut TcpStream, replaced: &N
                 if silent_ticks > silent_ticks_max {
                     return Ended::Silent;
                 }
-                // A dialer that does not read has other troubles; never wait for it.
-                if let Err(error) = writing.try_write(&sign_of_life)
-                    && error.kind() != io::ErrorKind::WouldBlock
-                {
+                if let Err(error) = signs.send(&writing, 0) {
                     return Ended::Io(error);
                 }
                 continue;
@@ -235,32 +236,63 @@ async fn read(shared: &Shared, peer: &Peer, stream: &mut TcpStream, replaced: &N
         silent_ticks = 0;
         shared.metrics.received_bytes.inc_by(count as u64);
         let mut messages = Vec::new();
-        let decoded = decode(shared, &mut buffer, frame_bytes_max, &mut messages);
+        let decoded = decode(shared, &mut buffer, &mut assembly, &mut messages);
         if !messages.is_empty() {
             shared.received(peer, messages);
         }
         match decoded {
-            Ok(bytes) => missing = bytes,
+            Ok((bytes, token)) => {
+                missing = bytes;
+                if token != 0
+                    && let Err(error) = signs.send(&writing, token)
+                {
+                    return Ended::Io(error);
+                }
+            }
             Err(error) => return Ended::Malformed(error),
         }
     }
 }
 
-/// Decodes all whole frames in `buffer`, and returns how many bytes the next one lacks.
+/// Signs of life on their way back to the dialer.
+#[derive(Default)]
+struct Signs {
+    unwritten: BytesMut,
+}
+
+impl Signs {
+    /// Answers a sign with this token; 0 answers none. A dialer that does not read has other
+    /// troubles: it is never waited for, and gets no second sign before it took the first.
+    fn send(&mut self, writing: &WriteHalf<'_>, token: u64) -> io::Result<()> {
+        if self.unwritten.is_empty() {
+            encode_sign_of_life(&mut self.unwritten, SignOfLife { token, wall_us: wall_us() });
+        }
+        match writing.try_write(&self.unwritten) {
+            Ok(count) => self.unwritten.advance(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Decodes all whole frames in `buffer`, and returns how many bytes the next one lacks, and the
+/// token of the last sign of life.
 fn decode(
     shared: &Shared,
     buffer: &mut BytesMut,
-    frame_bytes_max: usize,
+    assembly: &mut Assembly,
     messages: &mut Vec<PeerMessage>,
-) -> Result<usize, FrameError> {
+) -> Result<(usize, u64), FrameError> {
+    let mut token = 0;
     loop {
-        match parse(buffer, frame_bytes_max)? {
-            Parsed::Missing(bytes) => return Ok(bytes),
+        match parse(buffer, shared.options.frame_bytes_max)? {
+            Parsed::Missing(bytes) => return Ok((bytes, token)),
             Parsed::Frame(frame) => {
                 let whole = messages.len();
-                match decode_messages(frame, messages) {
-                    Ok(0) => {}
-                    Ok(_) => shared.metrics.received_frames.inc(),
+                match decode_frame(frame, assembly, messages) {
+                    Ok(Decoded::Sign(sign)) => token = sign.token,
+                    Ok(Decoded::Messages(_)) => shared.metrics.received_frames.inc(),
                     Err(error) => {
                         // A frame counts whole or not at all.
                         messages.truncate(whole);

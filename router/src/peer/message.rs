@@ -6,8 +6,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_shard::request::{decode_result, encode_result};
 use flotilla_shard::{
-    Answer, DecodeError, Entry, Epoch, GroupId, GroupMessage, Message, NodeId, Operation, Origin,
-    Reader, Refusal, ReplicaId, SnapshotMessage, WriteOutcome, Writer,
+    Answer, Consistency, DecodeError, Entry, Epoch, GroupId, GroupMessage, Message, NodeId,
+    Operation, Origin, Reader, Refusal, ReplicaId, SnapshotMessage, WriteOutcome, Writer,
 };
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ const RAFT: u8 = 1;
 const REQUEST: u8 = 2;
 const REPLY: u8 = 3;
 const SNAPSHOT: u8 = 4;
+/// A piece of one of the others.
+pub(crate) const FRAGMENT: u8 = 5;
 
 /// Bytes that every message has: its length and its kind.
 pub(crate) const MESSAGE_BYTES_MIN: usize = 4 + 1;
@@ -61,6 +63,8 @@ pub struct ForwardedRequest {
     pub epoch: Epoch,
     /// What to do.
     pub operation: Operation,
+    /// How current the answer to a read must be.
+    pub consistency: Consistency,
     /// Who asks; meaningful for writes.
     pub origin: Origin,
     /// How long the caller goes on waiting. Travels in whole milliseconds, rounded up.
@@ -97,6 +101,15 @@ impl PeerMessage {
             PeerMessage::Raft(message) if message.message.is_urgent() => Class::Liveness,
             PeerMessage::Snapshot(_) => Class::Bulk,
             _ => Class::Data,
+        }
+    }
+
+    /// The group whose messages must stay in order with this one.
+    pub(crate) fn ordered_by(&self) -> Option<GroupId> {
+        match self {
+            PeerMessage::Raft(message) => Some(message.group),
+            PeerMessage::Request { body, .. } => Some(body.group),
+            PeerMessage::Reply { .. } | PeerMessage::Snapshot(_) => None,
         }
     }
 
@@ -141,6 +154,7 @@ impl PeerMessage {
                 out.u64(body.origin.session_born_ms);
                 out.u64(body.origin.sequence);
                 out.u64(body.origin.lowest_unacknowledged);
+                encode_consistency(body.consistency, &mut out);
                 body.operation.encode(&mut out);
             }
             PeerMessage::Reply { id, result } => {
@@ -188,6 +202,7 @@ impl PeerMessage {
                         sequence: reader.u64()?,
                         lowest_unacknowledged: reader.u64()?,
                     },
+                    consistency: decode_consistency(&mut reader)?,
                     operation: Operation::decode(&mut reader)?,
                 };
                 reader.finish()?;
@@ -210,6 +225,27 @@ impl PeerMessage {
 fn milliseconds_up(timeout: Duration) -> u64 {
     const YEAR_MS: u128 = 365 * 24 * 3600 * 1000;
     timeout.as_nanos().div_ceil(1_000_000).min(YEAR_MS) as u64
+}
+
+fn encode_consistency(consistency: Consistency, out: &mut Writer<'_>) {
+    match consistency {
+        Consistency::Linearizable => out.u8(0),
+        Consistency::Stale { max_lag } => {
+            out.u8(1);
+            // Rounded down: what arrives never allows more than was asked for.
+            out.u64(u64::try_from(max_lag.as_millis()).unwrap_or(u64::MAX));
+        }
+        Consistency::Local => out.u8(2),
+    }
+}
+
+fn decode_consistency(input: &mut Reader) -> Result<Consistency, DecodeError> {
+    match input.u8()? {
+        0 => Ok(Consistency::Linearizable),
+        1 => Ok(Consistency::Stale { max_lag: Duration::from_millis(input.u64()?) }),
+        2 => Ok(Consistency::Local),
+        _ => Err(DecodeError("a request of an unknown consistency")),
+    }
 }
 
 fn entry_bytes(entry: &Option<Entry>) -> usize {

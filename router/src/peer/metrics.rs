@@ -1,8 +1,10 @@
 //! What the transport counts. One set per node; nothing by group.
 
 use super::message::Class;
+use flotilla_shard::NodeId;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// Metrics of one node's peer connections. Clones share the same counts.
@@ -23,6 +25,7 @@ pub struct PeerMetrics {
     pub(crate) rejected_handshakes: IntCounter,
     pub(crate) malformed_frames: IntCounter,
     pub(crate) outbox_bytes: IntGauge,
+    clock_offset: GaugeVec,
 }
 
 impl Default for PeerMetrics {
@@ -90,6 +93,14 @@ impl PeerMetrics {
                 "Bytes of messages that wait for a socket",
             )
             .expect("a valid name"),
+            clock_offset: GaugeVec::new(
+                Opts::new(
+                    "flotilla_peer_clock_offset_seconds",
+                    "The peer's wall clock minus this node's, as far as round trips tell",
+                ),
+                &["peer"],
+            )
+            .expect("a valid name"),
         }
     }
 
@@ -110,7 +121,20 @@ impl PeerMetrics {
         registry.register(Box::new(self.reconnects.clone()))?;
         registry.register(Box::new(self.rejected_handshakes.clone()))?;
         registry.register(Box::new(self.malformed_frames.clone()))?;
-        registry.register(Box::new(self.outbox_bytes.clone()))
+        registry.register(Box::new(self.outbox_bytes.clone()))?;
+        registry.register(Box::new(self.clock_offset.clone()))
+    }
+
+    /// Shows a peer's clock, or that it cannot be seen.
+    pub(crate) fn show_clock_offset(&self, peer: NodeId, offset_us: Option<i64>) {
+        let peer = peer.to_string();
+        match offset_us {
+            Some(us) => self.clock_offset.with_label_values(&[&peer]).set(us as f64 / 1e6),
+            // There is none to remove if the clocks were never compared.
+            None => {
+                let _ = self.clock_offset.remove_label_values(&[&peer]);
+            }
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Carries messages between nodes: few connections, many groups, bounded everywhere.
 //!
-//! A node writes to each peer over two connections of its own, one per [`Class`]: *liveness*
-//! (heartbeats, votes and their answers) and *data* (appends, forwarded requests, replies), so that
-//! a heartbeat never stands behind a large value. Whatever has gathered in an outbox when the
+//! A node writes to each peer over three connections of its own, one per [`Class`]: *liveness*
+//! (heartbeats, votes and their answers), *data* (appends, forwarded requests, replies) and *bulk*
+//! (snapshots), so that a heartbeat never stands behind a large value, and neither stands behind a
+//! snapshot. On the data connection long messages travel in pieces, with others in between. Whatever has gathered in an outbox when the
 //! socket can take more leaves as one frame: batching grows with load by itself, and an idle
 //! connection adds no delay. The bytes are written down in `docs/peer-protocol.md`.
 //!
@@ -17,9 +18,10 @@
 //!   this cluster and is the very incarnation that the cluster was born with.
 //!
 //! What is absent: routing, retries, and the meaning of a message. Delivery may lose, and between
-//! the two classes reorder, but it never duplicates, and it keeps the order within a class of one
-//! connection.
+//! classes reorder, but it never duplicates, and within a class of one connection it keeps the order
+//! of each group.
 
+mod clock;
 pub mod frame;
 mod handshake;
 mod inbound;
@@ -42,6 +44,7 @@ pub use tcp::{
 };
 
 use flotilla_shard::{NodeId, Refusal};
+use std::collections::BTreeMap;
 
 /// What [`Transport::send`] could not take. Everything else was accepted, which is not yet
 /// delivered.
@@ -55,7 +58,8 @@ pub struct SendReport {
 
 /// Takes messages to other nodes.
 pub trait Transport: Send + Sync {
-    /// Hands `messages` over for `to`, in order. Never blocks, never waits.
+    /// Hands `messages` over for `to`. Those of one group and class stay in order. Never blocks,
+    /// never waits.
     ///
     /// Ids of requests name them among all requests of this node in flight to `to`; the peer gives
     /// them back in its replies and makes nothing else of them.
@@ -63,12 +67,16 @@ pub trait Transport: Send + Sync {
 
     /// True if requests sent now would be accepted, as far as is known.
     fn is_connected(&self, node: NodeId) -> bool;
+
+    /// By connected peer: its wall clock minus this node's, in milliseconds, as far as a round
+    /// trip tells. Empty until clocks were compared.
+    fn clock_offsets(&self) -> BTreeMap<NodeId, i64>;
 }
 
 /// Takes what arrives from other nodes. Called on transport threads: implementations enqueue and
 /// return.
 pub trait Inbound: Send + Sync + 'static {
-    /// Messages from `from`, in the order of sending within a class.
+    /// Messages from `from`, those of one group in the order of sending within a class.
     fn receive(&self, from: NodeId, messages: Vec<PeerMessage>);
 
     /// Requests to `node` are accepted from now on.

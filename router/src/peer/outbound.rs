@@ -3,21 +3,30 @@
 //! While a connection stands, the task writes whatever has gathered, up to [`WRITE_BYTES`] of
 //! frames at a time, and sends a sign of life when it had nothing to write for a while. The
 //! acceptor answers with signs of life of its own; their absence means that the peer is gone or
-//! hung, long before the kernel would say so.
+//! hung, long before the kernel would say so. On the liveness connection they also compare clocks.
+//!
+//! A data message that is longer than a frame should be goes in pieces, one after each buffer of
+//! others, and the kernel is told to keep little that it has not sent: a small message waits for a
+//! few pieces of a large one, not for all of it.
 //!
 //! Invariants:
 //!
 //! * After a break nothing of the old connection is written to the next one.
+//! * One message at a time is in pieces, and what follows in its group comes after its last piece.
 //! * A request is named unsent only if its frame's last byte never reached the socket: no receiver
 //!   can have decoded it.
 
-use super::frame::{Cut, encode_frame, encode_sign_of_life};
+use super::clock::{Samples, monotonic_us, wall_us};
+use super::frame::{
+    Assembly, Cut, Decoded, FrameError, Parsed, SignOfLife, decode_frame, encode_fragment,
+    encode_frame, encode_sign_of_life, parse,
+};
 use super::handshake::{HandshakeError, Hello, Identity, introduce};
 use super::message::{Class, PeerMessage};
 use super::metrics::Counted;
 use super::tcp::{Peer, Shared};
-use bytes::BytesMut;
-use flotilla_shard::{Answer, Refusal};
+use bytes::{Bytes, BytesMut};
+use flotilla_shard::{Answer, GroupId, Refusal};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -29,6 +38,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How much is encoded before it is written.
 const WRITE_BYTES: usize = 256 << 10;
+/// How much of a buffer pieces of a large message may take while others wait.
+const PIECES_BYTES: usize = 128 << 10;
+/// How much the kernel may hold that it has not sent.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 << 10;
+/// An acceptor sends nothing but signs of life.
+const SIGN_BYTES_MAX: usize = 256;
 /// A buffer that grew beyond this for a large value is given back.
 const BUFFER_KEEP_BYTES: usize = 1 << 20;
 /// A batch vector that grew beyond this is given back.
@@ -83,10 +99,18 @@ async fn dial(
     let dialed = timeout(shared.timing().handshake_timeout, async {
         let mut stream = TcpStream::connect(peer.address.as_str()).await?;
         stream.set_nodelay(true)?;
+        keep_little_unsent(&stream)?;
         let answered = introduce(&mut stream, &hello).await?;
         Ok((stream, answered))
     });
     dialed.await.unwrap_or(Err(HandshakeError::TimedOut))
+}
+
+/// What the kernel holds cannot be overtaken any more.
+fn keep_little_unsent(stream: &TcpStream) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(())
 }
 
 /// Uses an established connection until it breaks, and says why it did.
@@ -102,11 +126,14 @@ async fn serve(shared: &Shared, peer: &Peer, class: Class, mut stream: TcpStream
     let (read, write) = stream.split();
     let error = tokio::select! {
         error = writer.run(write) => error,
-        error = watch(read, shared.timing().silence_max) => error,
+        error = watch(shared, peer, read, shared.timing().silence_max) => error,
     };
     drop(stream);
     drop(counted);
     let unsent = writer.lost();
+    if class == Class::Liveness {
+        peer.show_clock_offset(None, &shared.metrics);
+    }
     if class == Class::Data {
         // First what is certain, then that the rest is not.
         if !unsent.is_empty() {
@@ -117,11 +144,17 @@ async fn serve(shared: &Shared, peer: &Peer, class: Class, mut stream: TcpStream
     error
 }
 
-/// Waits for the acceptor's signs of life to end.
-async fn watch(mut read: ReadHalf<'_>, silence_max: Duration) -> io::Error {
-    let mut scratch = [0; 256];
+/// Reads the acceptor's signs of life until they end.
+async fn watch(
+    shared: &Shared,
+    peer: &Peer,
+    mut read: ReadHalf<'_>,
+    silence_max: Duration,
+) -> io::Error {
+    let mut samples = Samples::default();
+    let mut buffer = BytesMut::new();
     loop {
-        match timeout(silence_max, read.read(&mut scratch)).await {
+        match timeout(silence_max, read.read_buf(&mut buffer)).await {
             Ok(Ok(0)) => return io::Error::new(io::ErrorKind::ConnectionReset, "the peer closed"),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return error,
@@ -130,7 +163,35 @@ async fn watch(mut read: ReadHalf<'_>, silence_max: Duration) -> io::Error {
                 return io::Error::new(io::ErrorKind::TimedOut, text);
             }
         }
+        loop {
+            match next_sign(&mut buffer) {
+                Ok(None) => break,
+                Ok(Some(SignOfLife { token: 0, .. })) => {}
+                Ok(Some(sign)) => {
+                    let us = samples.add(sign.token, monotonic_us(), sign.wall_us, wall_us());
+                    peer.show_clock_offset(us, &shared.metrics);
+                }
+                Err(error) => return io::Error::new(io::ErrorKind::InvalidData, error),
+            }
+        }
     }
+}
+
+/// Takes one sign of life from the front of `buffer`.
+fn next_sign(buffer: &mut BytesMut) -> Result<Option<SignOfLife>, FrameError> {
+    let Parsed::Frame(frame) = parse(buffer, SIGN_BYTES_MAX)? else { return Ok(None) };
+    match decode_frame(frame, &mut Assembly::new(0), &mut Vec::new())? {
+        Decoded::Sign(sign) => Ok(Some(sign)),
+        Decoded::Messages(count) => Err(FrameError::Count(count)),
+    }
+}
+
+/// A message that travels in pieces.
+struct Large {
+    bytes: Bytes,
+    request: Option<u64>,
+    group: Option<GroupId>,
+    cost_bytes: usize,
 }
 
 /// What one connection has taken from the outbox and not yet written.
@@ -140,6 +201,10 @@ struct Writer<'a> {
     class: Class,
     cut: Cut,
     batch: VecDeque<PeerMessage>,
+    /// Leaves in pieces once the batch has left.
+    next_large: Option<PeerMessage>,
+    /// Leaves in pieces now.
+    large: Option<Large>,
     buffer: BytesMut,
     /// How much of `buffer` the socket has taken.
     written: usize,
@@ -161,6 +226,8 @@ impl<'a> Writer<'a> {
             class,
             cut: Cut { target_bytes: target_bytes.min(frame_bytes_max), frame_bytes_max },
             batch: VecDeque::new(),
+            next_large: None,
+            large: None,
             buffer: BytesMut::new(),
             written: 0,
             requests: Vec::new(),
@@ -168,14 +235,20 @@ impl<'a> Writer<'a> {
     }
 
     async fn run(&mut self, mut socket: WriteHalf<'_>) -> io::Error {
+        let keep_alive = self.shared.timing().keep_alive;
+        let mut signed_at = Instant::now() - keep_alive;
         loop {
-            if self.batch.is_empty() && !self.peer.outbox.take(self.class, &mut self.batch) {
-                let keep_alive = self.shared.timing().keep_alive;
+            let compares_clocks = self.class == Class::Liveness;
+            if compares_clocks && signed_at.elapsed() >= keep_alive {
+                signed_at = Instant::now();
+                self.sign();
+            } else if !self.take() {
                 let waited = timeout(keep_alive, self.peer.outbox.wait(self.class)).await;
                 if waited.is_ok() {
                     continue;
                 }
-                encode_sign_of_life(&mut self.buffer);
+                signed_at = Instant::now();
+                self.sign();
             }
             let cost_bytes = self.encode();
             while self.written < self.buffer.len() {
@@ -191,7 +264,22 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Moves the front of the batch into the buffer, and returns its cost.
+    fn sign(&mut self) {
+        let sign = SignOfLife { token: monotonic_us(), wall_us: wall_us() };
+        encode_sign_of_life(&mut self.buffer, sign);
+    }
+
+    /// Sees to it that there is something to write, if anything waits.
+    fn take(&mut self) -> bool {
+        if !self.batch.is_empty() || self.next_large.is_some() {
+            return true;
+        }
+        let (batch, next_large) = (&mut self.batch, &mut self.next_large);
+        self.peer.outbox.take(self.class, batch, next_large, self.large.is_some())
+    }
+
+    /// Moves the front of the batch, and pieces of a large message, into the buffer, and returns
+    /// what has been moved whole.
     fn encode(&mut self) -> usize {
         let mut cost_bytes = 0;
         while !self.batch.is_empty() && self.buffer.len() < WRITE_BYTES {
@@ -213,7 +301,53 @@ impl<'a> Writer<'a> {
                 self.refuse_oversized(message);
             }
         }
+        let pieces_end = self.buffer.len() + PIECES_BYTES;
+        while self.buffer.len() < pieces_end {
+            cost_bytes += self.begin_large();
+            let Some(cost) = self.encode_piece() else { break };
+            cost_bytes += cost;
+        }
         cost_bytes
+    }
+
+    /// Begins with the next large message when all that came before it has left, and returns what
+    /// was dropped for being too large.
+    fn begin_large(&mut self) -> usize {
+        if self.large.is_some() || !self.batch.is_empty() {
+            return 0;
+        }
+        let Some(message) = self.next_large.take() else { return 0 };
+        let (group, cost_bytes) = (message.ordered_by(), message.cost_bytes());
+        let mut bytes = BytesMut::with_capacity(cost_bytes);
+        message.encode(&mut bytes);
+        if bytes.len() > self.cut.frame_bytes_max {
+            self.peer.outbox.large_left(self.class, group);
+            self.refuse_oversized(message);
+            return cost_bytes;
+        }
+        let request = match message {
+            PeerMessage::Request { id, .. } => Some(id),
+            _ => None,
+        };
+        self.large = Some(Large { bytes: bytes.freeze(), request, group, cost_bytes });
+        0
+    }
+
+    /// Puts one piece into the buffer, and returns what has left with it: all or nothing.
+    fn encode_piece(&mut self) -> Option<usize> {
+        let large = self.large.as_mut()?;
+        let length = large.bytes.len().min(self.cut.target_bytes);
+        let piece = large.bytes.split_to(length);
+        encode_fragment(&mut self.buffer, &piece, large.bytes.is_empty());
+        self.shared.metrics.sent_frames.inc();
+        if !large.bytes.is_empty() {
+            return Some(0);
+        }
+        let Large { request, group, cost_bytes, .. } = self.large.take().expect("in hand");
+        self.shared.metrics.messages_per_frame.observe(1.0);
+        self.requests.extend(request.map(|id| (self.buffer.len(), id)));
+        self.peer.outbox.large_left(self.class, group);
+        Some(cost_bytes)
     }
 
     /// A message that no frame can hold never leaves; whoever waits for it is told.
@@ -261,6 +395,11 @@ impl<'a> Writer<'a> {
         let unwritten = self.requests.iter().filter(|(end, _)| *end > written);
         let mut unsent: Vec<u64> = unwritten.map(|(_, id)| *id).collect();
         self.shared.metrics.refused_requests.inc_by(unsent.len() as u64);
+        if let Some(Large { request, .. }) = self.large.take() {
+            self.peer.outbox.count_lost(self.class, request.is_some());
+            unsent.extend(request);
+        }
+        self.batch.extend(self.next_large.take());
         unsent.extend(self.peer.outbox.disconnect(self.class, &mut self.batch));
         unsent
     }

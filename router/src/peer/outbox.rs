@@ -4,8 +4,14 @@
 //! at once. A sender wakes the writer only if it sleeps, so that a busy connection costs its
 //! senders one lock per batch.
 //!
+//! Data messages that are longer than a frame wait in a line of their own: their writer sends them
+//! in pieces and lets the others pass in between. What follows in the same group waits behind them,
+//! because Raft would take a gap for a loss and send all again, and requests of one caller have an
+//! order.
+//!
 //! Invariants:
 //!
+//! * Messages of one group and class leave in the order in which they came.
 //! * A queue and what its writer has taken and not yet handed to the socket hold at most
 //!   `bytes_max` together, or one larger message.
 //! * Requests enter only while the connection stands; what has not reached the socket when it
@@ -14,12 +20,16 @@
 use super::SendReport;
 use super::message::{Class, PeerMessage};
 use super::metrics::PeerMetrics;
+use flotilla_shard::{Account, GroupId};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::Notify;
 
 pub(crate) struct Outbox {
     bytes_max: usize,
+    /// Data messages that cost more travel in pieces.
+    large_bytes: usize,
+    account: Option<Account>,
     queues: Mutex<[Queue; Class::COUNT]>,
     wake: [Notify; Class::COUNT],
     metrics: PeerMetrics,
@@ -28,6 +38,10 @@ pub(crate) struct Outbox {
 #[derive(Default)]
 struct Queue {
     messages: VecDeque<PeerMessage>,
+    /// Those that travel in pieces, and what waits behind them.
+    large: VecDeque<PeerMessage>,
+    /// How many of each group are there, those that the writer holds included.
+    large_groups: BTreeMap<GroupId, usize>,
     /// Of the messages, and of those that the writer holds.
     bytes: usize,
     state: State,
@@ -46,6 +60,30 @@ enum State {
 }
 
 impl Queue {
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.large.is_empty()
+    }
+
+    fn put(&mut self, message: PeerMessage, is_large: bool) {
+        let group = message.ordered_by();
+        let waits = group.is_some_and(|group| self.large_groups.contains_key(&group));
+        if !is_large && !waits {
+            return self.messages.push_back(message);
+        }
+        if let Some(group) = group {
+            *self.large_groups.entry(group).or_default() += 1;
+        }
+        self.large.push_back(message);
+    }
+
+    fn forget_large(&mut self, group: GroupId) {
+        let count = self.large_groups.get_mut(&group).expect("counted when it came");
+        *count -= 1;
+        if *count == 0 {
+            self.large_groups.remove(&group);
+        }
+    }
+
     fn takes(&self, message: &PeerMessage, cost: usize, bytes_max: usize) -> bool {
         let fits = self.bytes == 0 || self.bytes.saturating_add(cost) <= bytes_max;
         match self.state {
@@ -57,8 +95,28 @@ impl Queue {
 }
 
 impl Outbox {
-    pub(crate) fn new(bytes_max: usize, metrics: PeerMetrics) -> Outbox {
-        Outbox { bytes_max, queues: Mutex::default(), wake: Default::default(), metrics }
+    pub(crate) fn new(
+        bytes_max: usize,
+        large_bytes: usize,
+        account: Option<Account>,
+        metrics: PeerMetrics,
+    ) -> Outbox {
+        let (queues, wake) = Default::default();
+        Outbox { bytes_max, large_bytes, account, queues, wake, metrics }
+    }
+
+    fn count_added(&self, bytes: usize) {
+        self.metrics.outbox_bytes.add(bytes as i64);
+        if let Some(account) = &self.account {
+            account.add(bytes as u64);
+        }
+    }
+
+    fn count_released(&self, bytes: usize) {
+        self.metrics.outbox_bytes.sub(bytes as i64);
+        if let Some(account) = &self.account {
+            account.sub(bytes as u64);
+        }
     }
 
     /// Queues what there is room for; the rest is in the report.
@@ -74,7 +132,8 @@ impl Outbox {
                 if queue.takes(&message, cost, self.bytes_max) {
                     queue.bytes += cost;
                     added_bytes += cost;
-                    queue.messages.push_back(message);
+                    let is_large = class == Class::Data && cost > self.large_bytes;
+                    queue.put(message, is_large);
                 } else {
                     self.count_dropped(class, &message);
                     report.refuse(&message);
@@ -82,12 +141,12 @@ impl Outbox {
             }
             Class::ALL.map(|class| {
                 let queue = &mut queues[class as usize];
-                let wake = queue.writer_sleeps && !queue.messages.is_empty();
+                let wake = queue.writer_sleeps && !queue.is_empty();
                 queue.writer_sleeps &= !wake;
                 wake
             })
         };
-        self.metrics.outbox_bytes.add(added_bytes as i64);
+        self.count_added(added_bytes);
         for class in Class::ALL {
             if wake[class as usize] {
                 self.wake[class as usize].notify_one();
@@ -96,15 +155,33 @@ impl Outbox {
         report
     }
 
-    /// Swaps everything that waits into `taken`, which must be empty. False: nothing waits, and
-    /// [`Outbox::wait`] returns when something does.
-    pub(crate) fn take(&self, class: Class, taken: &mut VecDeque<PeerMessage>) -> bool {
+    /// Swaps everything that waits into `taken`, which must be empty, and the first of those that
+    /// travel in pieces into `large` if there is room: it comes after all that is taken with it.
+    /// False: the writer holds nothing, and [`Outbox::wait`] returns when something comes.
+    pub(crate) fn take(
+        &self,
+        class: Class,
+        taken: &mut VecDeque<PeerMessage>,
+        large: &mut Option<PeerMessage>,
+        holds_large: bool,
+    ) -> bool {
         debug_assert!(taken.is_empty(), "the last batch is not written yet");
         let mut queues = self.queues.lock();
         let queue = &mut queues[class as usize];
         std::mem::swap(&mut queue.messages, taken);
-        queue.writer_sleeps = taken.is_empty();
-        !taken.is_empty()
+        if large.is_none() && !holds_large {
+            *large = queue.large.pop_front();
+        }
+        queue.writer_sleeps = taken.is_empty() && large.is_none() && !holds_large;
+        !queue.writer_sleeps
+    }
+
+    /// A message of this group that travelled in pieces is on its way, or was dropped: what comes
+    /// now comes after it.
+    pub(crate) fn large_left(&self, class: Class, group: Option<GroupId>) {
+        if let Some(group) = group {
+            self.queues.lock()[class as usize].forget_large(group);
+        }
     }
 
     /// Returns when messages wait that [`Outbox::take`] did not see. May return without.
@@ -119,7 +196,7 @@ impl Outbox {
         assert!(queue.bytes >= cost_bytes, "an outbox released more than it held");
         queue.bytes -= cost_bytes;
         drop(queues);
-        self.metrics.outbox_bytes.sub(cost_bytes as i64);
+        self.count_released(cost_bytes);
     }
 
     /// The connection stands.
@@ -152,15 +229,23 @@ impl Outbox {
                 queue.state = state;
             }
             let mut bytes = std::mem::take(&mut queue.bytes);
+            let mut messages = std::mem::take(&mut queue.messages);
+            let mut large = std::mem::take(&mut queue.large);
             if state == State::Closed {
                 // The writer may still release what it holds.
-                let queued: usize = queue.messages.iter().map(PeerMessage::cost_bytes).sum();
+                let queued = messages.iter().chain(&large).map(PeerMessage::cost_bytes).sum();
                 queue.bytes = bytes - queued;
                 bytes = queued;
+                large.iter().filter_map(PeerMessage::ordered_by).for_each(|group| {
+                    queue.forget_large(group);
+                });
+            } else {
+                queue.large_groups.clear();
             }
-            (std::mem::take(&mut queue.messages), bytes)
+            messages.append(&mut large);
+            (messages, bytes)
         };
-        self.metrics.outbox_bytes.sub(bytes as i64);
+        self.count_released(bytes);
         let mut unsent = Vec::new();
         for message in taken.drain(..).chain(messages) {
             self.count_dropped(class, &message);
@@ -178,8 +263,25 @@ impl Outbox {
         }
     }
 
+    /// Counts a message of which the writer kept no more than its name.
+    pub(crate) fn count_lost(&self, class: Class, is_request: bool) {
+        if is_request {
+            self.metrics.refused_requests.inc();
+        } else {
+            self.metrics.dropped[class as usize].inc();
+        }
+    }
+
     /// True if requests are accepted, room permitting.
     pub(crate) fn is_connected(&self) -> bool {
         self.queues.lock()[Class::Data as usize].state == State::Connected
+    }
+}
+
+impl Drop for Outbox {
+    /// What a writer held when it was cancelled is counted no more.
+    fn drop(&mut self) {
+        let bytes = self.queues.get_mut().iter().map(|queue| queue.bytes).sum();
+        self.count_released(bytes);
     }
 }

@@ -10,7 +10,7 @@ use super::outbox::Outbox;
 use super::{Inbound, SendReport, Transport, inbound, outbound};
 use crate::genesis::{Genesis, View};
 use bytes::Bytes;
-use flotilla_shard::NodeId;
+use flotilla_shard::{Account, NodeId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -39,12 +39,14 @@ pub struct TransportOptions {
     pub outbox_bytes_max: usize,
     /// No frame is longer: neither sent nor accepted. The same on all nodes.
     pub frame_bytes_max: usize,
-    /// Data frames are cut here unless one message is longer.
+    /// Data frames are cut here, and longer data messages travel in pieces of this size.
     pub data_frame_bytes: usize,
     /// Liveness frames are cut here: large enough for the heartbeats of all groups of a lane.
     pub liveness_frame_bytes: usize,
     /// Bulk frames are cut here unless one message is longer.
     pub bulk_frame_bytes: usize,
+    /// Where the bytes in all outboxes are counted.
+    pub outbox_account: Option<Account>,
     /// Durations.
     pub timing: TransportTiming,
 }
@@ -100,6 +102,7 @@ impl TransportOptions {
             data_frame_bytes: 64 << 10,
             liveness_frame_bytes: 256 << 10,
             bulk_frame_bytes: 256 << 10,
+            outbox_account: None,
             timing: TransportTiming::default(),
         }
     }
@@ -149,6 +152,9 @@ pub struct PeerStatus {
     pub connected: [bool; Class::COUNT],
     /// Which start of its directory answered last.
     pub boot: Option<u64>,
+    /// Its wall clock minus this node's, in microseconds, as far as a round trip tells; `None`
+    /// without a connection.
+    pub clock_offset_us: Option<i64>,
     /// Why the last attempt to connect failed, or the last connection broke. Gone once all
     /// connections stand.
     pub last_error: Option<String>,
@@ -201,6 +207,7 @@ pub(crate) struct Peer {
 struct Status {
     connected: [bool; Class::COUNT],
     boot: Option<u64>,
+    clock_offset_us: Option<i64>,
     last_error: Option<String>,
     last_refusal: Option<HandshakeRefusal>,
 }
@@ -250,7 +257,12 @@ impl TcpTransport {
         let peers: BTreeMap<_, _> = others
             .zip(runtimes.iter().cycle())
             .map(|((node, peer), runtime)| {
-                let outbox = Outbox::new(options.outbox_bytes_max, metrics.clone());
+                let outbox = Outbox::new(
+                    options.outbox_bytes_max,
+                    options.data_frame_bytes,
+                    options.outbox_account.clone(),
+                    metrics.clone(),
+                );
                 (*node, Arc::new(Peer::new(*node, peer, outbox, runtime.clone())))
             })
             .collect();
@@ -333,6 +345,13 @@ impl Transport for TcpTransport {
     fn is_connected(&self, node: NodeId) -> bool {
         self.shared.peers.get(&node).is_some_and(|peer| peer.outbox.is_connected())
     }
+
+    fn clock_offsets(&self) -> BTreeMap<NodeId, i64> {
+        let offset = |(node, peer): (&NodeId, &Arc<Peer>)| {
+            Some((*node, peer.status.lock().clock_offset_us? / 1000))
+        };
+        self.shared.peers.iter().filter_map(offset).collect()
+    }
 }
 
 fn check(options: &TransportOptions) -> Result<(), PeerError> {
@@ -403,6 +422,7 @@ impl Peer {
             address: self.address.clone(),
             connected: status.connected,
             boot: status.boot,
+            clock_offset_us: status.clock_offset_us,
             last_error: status.last_error.clone(),
             last_refusal: status.last_refusal.clone(),
         }
@@ -414,6 +434,12 @@ impl Peer {
         let old = std::mem::replace(&mut self.readers.lock()[class as usize], next.clone());
         old.notify_one();
         next
+    }
+
+    /// Its clock was compared with this node's, or can be no more.
+    pub(crate) fn show_clock_offset(&self, offset_us: Option<i64>, metrics: &PeerMetrics) {
+        self.status.lock().clock_offset_us = offset_us;
+        metrics.show_clock_offset(self.node, offset_us);
     }
 
     /// A connection of `class` to it stands.

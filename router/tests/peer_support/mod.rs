@@ -3,13 +3,13 @@
 
 use bytes::{Bytes, BytesMut};
 use flotilla_raft::{Entry, Index, Position, Round, Term};
-use flotilla_router::peer::frame::{Parsed, decode_messages, parse};
+use flotilla_router::peer::frame::{Assembly, Decoded, Parsed, decode_frame, parse};
 use flotilla_router::peer::{
     ForwardedRequest, Inbound, PeerAddress, PeerMessage, PeerMetrics, TcpTransport,
     TransportOptions,
 };
 use flotilla_shard::{
-    Epoch, GroupId, GroupMessage, Message, NodeId, Operation, Origin, ReplicaId, Write,
+    Consistency, Epoch, GroupId, GroupMessage, Message, NodeId, Operation, Origin, ReplicaId, Write,
 };
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -159,6 +159,7 @@ pub fn request(id: u64, value_bytes: usize) -> PeerMessage {
         group: GroupId(1),
         epoch: Epoch::FIRST,
         operation,
+        consistency: Consistency::Linearizable,
         origin: Origin::default(),
         timeout: Duration::from_millis(1500),
     };
@@ -287,11 +288,11 @@ impl FakePeer {
         (hello[0], stream)
     }
 
-    /// Welcomes both connections: liveness, data.
-    pub async fn welcome_both(&self) -> (TcpStream, TcpStream) {
-        let (class, first) = self.welcome().await;
-        let (_, second) = self.welcome().await;
-        if class == 1 { (first, second) } else { (second, first) }
+    /// Welcomes all connections: liveness, data, bulk.
+    pub async fn welcome_all(&self) -> [TcpStream; 3] {
+        let mut streams = [self.welcome().await, self.welcome().await, self.welcome().await];
+        streams.sort_by_key(|(class, _)| *class);
+        streams.map(|(_, stream)| stream)
     }
 }
 
@@ -299,20 +300,22 @@ impl FakePeer {
 pub struct FrameReader {
     pub stream: TcpStream,
     buffer: BytesMut,
+    assembly: Assembly,
 }
 
 impl FrameReader {
     pub fn new(stream: TcpStream) -> FrameReader {
-        FrameReader { stream, buffer: BytesMut::new() }
+        FrameReader { stream, buffer: BytesMut::new(), assembly: Assembly::new(FRAME_BYTES_MAX) }
     }
 
-    /// The messages of the next frame that has any, or `None` at the end.
+    /// The messages of the next frame that completes any, or `None` at the end.
     pub async fn next(&mut self) -> Option<Vec<PeerMessage>> {
         loop {
             match parse(&mut self.buffer, FRAME_BYTES_MAX).unwrap() {
                 Parsed::Frame(frame) => {
                     let mut messages = Vec::new();
-                    if decode_messages(frame, &mut messages).unwrap() > 0 {
+                    let decoded = decode_frame(frame, &mut self.assembly, &mut messages).unwrap();
+                    if decoded != Decoded::Messages(0) && !messages.is_empty() {
                         return Some(messages);
                     }
                 }

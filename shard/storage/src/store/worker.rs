@@ -240,10 +240,7 @@ impl Worker {
 
     /// One checkpoint of all that is pending, and one step of an import.
     fn work(&mut self) {
-        if !self.pending.is_empty() {
-            self.checkpoint();
-        }
-        if self.outage.is_some() || self.stop {
+        if !self.pending.is_empty() && !self.checkpoint() || self.stop {
             return;
         }
         if let Some((id, group, range, step)) = self.steps.pop_front() {
@@ -256,14 +253,15 @@ impl Worker {
         }
     }
 
-    fn checkpoint(&mut self) {
+    /// Merges all that is pending; false if the disk failed.
+    fn checkpoint(&mut self) -> bool {
         let (lanes, frozen): (Vec<usize>, Vec<Frozen>) = self.pending.drain(..).unzip();
         let report = match self.store.checkpoint(&frozen) {
             Ok(report) => report,
             Err(error) => {
                 self.pending = lanes.into_iter().zip(frozen).collect();
                 self.begin_outage(&error);
-                return;
+                return false;
             }
         };
         let mut done: BTreeMap<usize, Vec<Checkpointed>> = BTreeMap::new();
@@ -288,6 +286,7 @@ impl Worker {
             self.completions.iter().for_each(|lane| lane.damaged(&damaged));
         }
         self.end_outage();
+        true
     }
 
     fn step(&mut self, id: u64, group: GroupId, range: KeyRange, step: Step) {

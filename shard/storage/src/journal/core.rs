@@ -3,15 +3,16 @@
 //! The caller's loop is `write`, `sync`, report, [`Journal::maintain`]; the thread runs it in
 //! production, a simulation runs it step by step.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::batch::{FLAG_RESET, Header, Kind, batch_bytes};
+use super::batch::{FLAG_RESET, Kind, batch_bytes};
+use super::commit::{Plan, Sealed};
 use super::head::Head;
-use super::index::{Item, Location, Run, Shared, Slot};
+use super::index::Shared;
 use super::record::{
     ENTRY_HEADER_BYTES, RECORD_BYTES_TARGET, encode_entries, entries_bytes, record_split,
 };
@@ -19,7 +20,8 @@ use super::segments::Segments;
 use super::space::Rewrite;
 use super::stage::{NewRecord, Stage};
 use super::{
-    Change, JournalError, JournalOptions, JournalReader, LogEntry, Recovery, STATE_BYTES_MAX, Write,
+    BLOCK_BYTES, Change, JournalError, JournalOptions, JournalReader, LogEntry, Recovery,
+    STATE_BYTES_MAX, Write,
 };
 use crate::GroupId;
 use crate::fs::FileSystem;
@@ -63,21 +65,30 @@ pub struct JournalStats {
     pub rewritten_bytes: u64,
     /// Damaged records met, by recovery or while rewriting.
     pub corrupt_records: u64,
-    /// The disk had no space for the next segment when it was last tried.
+    /// The disk had no space when it was last tried: a round is held, or what is written uses up
+    /// what was reserved.
     pub full: bool,
 }
 
 /// The journal of a node. One owner writes; [`Journal::reader`] gives readers for other threads.
 ///
-/// Nothing is durable before [`Journal::sync`] returned. After any error but
-/// [`JournalError::EntryTooLarge`] every later call fails with [`JournalError::Stopped`]: what the
-/// disk holds is unknown until the journal is opened again.
+/// Nothing is durable before [`Journal::sync`] returned. [`JournalError::EntryTooLarge`] changes
+/// nothing. [`JournalError::Full`] neither loses nor stops anything: what was handed in is held,
+/// in order, and the next [`Journal::sync`] tries again. After any other error every later call
+/// fails with [`JournalError::Stopped`]: what the disk holds is unknown until the journal is opened
+/// again.
 pub struct Journal {
     pub(super) options: JournalOptions,
     pub(super) segments: Segments,
     pub(super) shared: Arc<RwLock<Shared>>,
     pub(super) heads: HashMap<GroupId, Head>,
     pub(super) stage: Stage,
+    /// Where the batches that are put together will go.
+    pub(super) plan: Plan,
+    /// Batches put together and not written yet, in order.
+    pub(super) sealed: VecDeque<Sealed>,
+    /// An empty stage that keeps its buffers.
+    pub(super) spare_stage: Stage,
     pub(super) chain: Chain,
     pub(super) rewrite: Option<Rewrite>,
     pub(super) stats: JournalStats,
@@ -117,6 +128,7 @@ impl Journal {
             segments: self.segments.count() as u64,
             disk_bytes: self.segments.disk_bytes(),
             live_bytes: self.shared.read().space.live_bytes(),
+            full: self.segments.is_starved() || self.is_held(),
             ..self.stats
         }
     }
@@ -130,7 +142,9 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// [`JournalError::EntryTooLarge`] leaves the journal as it was; every other error stops it.
+    /// [`JournalError::EntryTooLarge`] leaves the journal as it was. [`JournalError::Full`] holds
+    /// the round: it is taken and must not be handed in again, and [`Journal::sync`] goes on with
+    /// it when there is space. Every other error stops the journal.
     ///
     /// # Panics
     ///
@@ -147,24 +161,34 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Whatever the disk refused. The journal stops: nothing written since the last sync may be
-    /// reported durable, now or after another try.
+    /// [`JournalError::Full`] while there is no space for what is held: nothing is synced, and a
+    /// later call tries again. Whatever else the disk refused stops the journal: nothing written
+    /// since the last sync may be reported durable, now or after another try.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.check_running()?;
-        let result = self.sync_and_free();
+        // A round is synced as a whole: half of one must never count as proven.
+        let result = self.write_sealed().and_then(|()| self.sync_and_free());
         self.stop_on_error(result)
     }
 
     /// Proves the last batch with records by a synced marker, unless it is proven. For idle times
-    /// and before closing.
+    /// and before closing. A full disk leaves it unproven.
     ///
     /// # Errors
     ///
-    /// As [`Journal::write`] and [`Journal::sync`].
+    /// As [`Journal::sync`], but for [`JournalError::Full`].
     pub fn prove(&mut self) -> Result<(), JournalError> {
         self.check_running()?;
-        let result = self.write_marker();
+        let result = match self.write_marker() {
+            Err(JournalError::Full { .. }) => Ok(()),
+            result => result,
+        };
         self.stop_on_error(result)
+    }
+
+    /// True if a round waits for space.
+    pub fn is_held(&self) -> bool {
+        !self.sealed.is_empty()
     }
 
     /// True if [`Journal::prove`] would write.
@@ -184,8 +208,9 @@ impl Journal {
         &mut self,
         result: Result<T, JournalError>,
     ) -> Result<T, JournalError> {
-        if let Err(error) = &result {
-            self.stopped = Some(error.to_string());
+        match &result {
+            Ok(_) | Err(JournalError::Full { .. }) => {}
+            Err(error) => self.stopped = Some(error.to_string()),
         }
         result
     }
@@ -202,7 +227,8 @@ impl Journal {
                 _ => None,
             };
             let bytes = largest.unwrap_or(0);
-            if batch_bytes(1, bytes) as u64 > bytes_max {
+            // The last block of a segment is for a marker.
+            if (batch_bytes(1, bytes) + BLOCK_BYTES) as u64 > bytes_max {
                 return Err(JournalError::EntryTooLarge {
                     group: write.group,
                     bytes: bytes as u64,
@@ -215,53 +241,48 @@ impl Journal {
 
     fn write_round(&mut self, writes: &[Write]) -> Result<(), JournalError> {
         for write in writes {
-            self.stage_write(write)?;
+            self.stage_write(write);
         }
-        self.flush(false)
+        self.flush()
     }
 
-    fn stage_write(&mut self, write: &Write) -> Result<(), JournalError> {
+    fn stage_write(&mut self, write: &Write) {
         let group = write.group;
         match &write.change {
             Change::Append { state, entries } => {
                 if let Some(state) = state {
                     assert!(state.len() <= STATE_BYTES_MAX, "state of {} bytes", state.len());
                     self.head(group);
-                    self.stage_bytes(group, Kind::State, None, 0, 0, state)?;
+                    self.stage_bytes(group, Kind::State, None, 0, 0, state);
                 }
-                self.stage_entries(group, entries)
+                self.stage_entries(group, entries);
             }
             Change::Birth { meta } => {
                 let born = self.heads.insert(group, Head::default());
                 assert!(born.is_none(), "group {group} is born twice");
-                self.stage_bytes(group, Kind::Birth, None, 0, 0, meta)
+                self.stage_bytes(group, Kind::Birth, None, 0, 0, meta);
             }
             Change::Death => {
                 if self.heads.contains_key(&group) {
-                    self.stage_bytes(group, Kind::Death, None, 0, 0, &[])?;
+                    self.stage_bytes(group, Kind::Death, None, 0, 0, &[]);
                     self.heads.remove(&group);
                 }
-                Ok(())
             }
             Change::Suspect => self.stage_suspect(group),
             Change::Compact { index, term } => {
                 let head = self.head(group);
                 if *index <= head.base.0 {
-                    return Ok(());
+                    return;
                 }
                 let flags = if head.compact(*index, *term) { FLAG_RESET } else { 0 };
-                self.stage_bytes(group, Kind::Base, None, *index, flags, &term.to_le_bytes())
+                self.stage_bytes(group, Kind::Base, None, *index, flags, &term.to_le_bytes());
             }
         }
     }
 
-    fn stage_entries(
-        &mut self,
-        group: GroupId,
-        mut entries: &[LogEntry],
-    ) -> Result<(), JournalError> {
+    fn stage_entries(&mut self, group: GroupId, mut entries: &[LogEntry]) {
         let Some(first) = entries.first().map(|entry| entry.index) else {
-            return Ok(());
+            return;
         };
         let head = self.head(group);
         assert!(
@@ -288,19 +309,17 @@ impl Journal {
                 first: record[0].index,
                 count: record.len() as u16,
             };
-            self.stage_record(new, entries_bytes(record), |body| encode_entries(record, body))?;
+            self.stage_record(new, entries_bytes(record), |body| encode_entries(record, body));
             entries = rest;
         }
-        Ok(())
     }
 
     /// Stages a suspect record, unless the group is suspect already.
-    pub(super) fn stage_suspect(&mut self, group: GroupId) -> Result<(), JournalError> {
+    pub(super) fn stage_suspect(&mut self, group: GroupId) {
         let head = self.head(group);
-        if std::mem::replace(&mut head.suspect, true) {
-            return Ok(());
+        if !std::mem::replace(&mut head.suspect, true) {
+            self.stage_bytes(group, Kind::Suspect, None, 0, 0, &[]);
         }
-        self.stage_bytes(group, Kind::Suspect, None, 0, 0, &[])
     }
 
     /// Stages a record other than entries. `order` is the original's for a copy.
@@ -312,186 +331,27 @@ impl Journal {
         first: u64,
         flags: u8,
         payload: &[u8],
-    ) -> Result<(), JournalError> {
+    ) {
         let new = NewRecord { group, kind, flags, previous: 0, order, first, count: 0 };
-        self.stage_record(new, payload.len(), |body| body.extend_from_slice(payload))
+        self.stage_record(new, payload.len(), |body| body.extend_from_slice(payload));
     }
 
-    /// Stages any record as the next of its group, after flushing when the batch is full.
+    /// Stages any record as the next of its group, after sealing the batch when it is full.
     pub(super) fn stage_record(
         &mut self,
         mut record: NewRecord,
         payload_bytes: usize,
         encode: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), JournalError> {
-        let bytes = self.stage.bytes_with(payload_bytes);
-        let room = self.segments.room();
-        if !self.stage.records().is_empty() && bytes > room.min(self.options.batch_bytes_max) {
-            self.flush(true)?;
-        }
-        if self.stage.records().is_empty()
-            && self.stage.bytes_with(payload_bytes) > self.segments.room()
-        {
-            self.roll()?;
-        }
+    ) {
+        self.plan_for(payload_bytes);
         let sequence = self.chain.next_record;
         self.chain.next_record += 1;
         let head = self.heads.get_mut(&record.group).expect("the group is born");
         record.previous = std::mem::replace(&mut head.previous, sequence);
         self.stage.push(&record, sequence, encode);
-        Ok(())
     }
 
     fn head(&mut self, group: GroupId) -> &mut Head {
         self.heads.get_mut(&group).unwrap_or_else(|| panic!("group {group} is not born"))
-    }
-
-    fn roll(&mut self) -> Result<(), JournalError> {
-        let rolled = self.segments.roll();
-        self.stats.full = matches!(rolled, Err(JournalError::Full { .. }));
-        let active = rolled?;
-        self.shared.write().files.insert(active.number, active.file);
-        Ok(())
-    }
-
-    /// Writes what is staged as one batch and lets readers see it.
-    pub(super) fn flush(&mut self, continues: bool) -> Result<(), JournalError> {
-        if self.stage.records().is_empty() {
-            return Ok(());
-        }
-        self.write_batch(continues)?;
-        self.chain.last_with_records = self.chain.last_batch;
-        Ok(())
-    }
-
-    /// Writes what is staged, possibly nothing, as one batch.
-    fn write_batch(&mut self, continues: bool) -> Result<(), JournalError> {
-        let first_record = self.chain.next_record - self.stage.records().len() as u64;
-        let sequence = self.chain.last_batch + 1;
-        let active = self.segments.active().number;
-        let oldest = self.segments.oldest();
-        // An empty active segment begins with this batch.
-        let (oldest_batch, oldest_record) = if oldest.number == active && self.segments.is_empty() {
-            (sequence, first_record)
-        } else {
-            (oldest.first_batch, oldest.first_record)
-        };
-        let mut header = Header {
-            sequence,
-            segment: active,
-            offset: u32::try_from(self.segments.position()).expect("segments are below 1 GiB"),
-            boot_nonce: self.chain.boot_nonce,
-            boot_first: self.chain.boot_first,
-            boot_previous: self.chain.boot_previous,
-            synced_through: self.chain.synced_through,
-            oldest_segment: oldest.number,
-            oldest_batch,
-            oldest_record,
-            first_record,
-            previous_crc: self.chain.last_crc,
-            ..Header::default()
-        };
-        let batch = self.stage.assemble(&mut header, continues);
-        self.segments.append(batch, sequence, first_record)?;
-        self.chain.last_batch = sequence;
-        self.chain.last_crc = header.crc;
-        self.chain.said_synced_through = header.synced_through;
-        self.chain.said_oldest_segment = header.oldest_segment;
-        self.stats.bytes_written += u64::from(header.length);
-        self.stats.records_written += u64::from(header.record_count);
-        self.apply_to_index(&header);
-        self.stage.clear();
-        Ok(())
-    }
-
-    /// Lets readers see the batch that was just written.
-    fn apply_to_index(&self, header: &Header) {
-        if header.record_count == 0 {
-            return;
-        }
-        let body_start = header.offset + header.body_start() as u32;
-        let mut shared = self.shared.write();
-        let Shared { groups, space, .. } = &mut *shared;
-        for (entry, sequence) in self.stage.records().iter().zip(header.first_record..) {
-            let location = Location {
-                segment: header.segment,
-                offset: body_start + entry.offset,
-                length: entry.length,
-                crc: entry.crc,
-            };
-            if entry.kind == Kind::Death {
-                if let Some(log) = groups.remove(&entry.group) {
-                    log.remove(space);
-                }
-                continue;
-            }
-            let log = groups.entry(entry.group).or_default();
-            let (order, first, flags) = (entry.order, entry.first, entry.flags);
-            let is_copy = order != sequence;
-            let item = Some(Item { location, order, first, flags, lost: false });
-            match entry.kind {
-                Kind::Birth => log.set_slot(Slot::Birth, item, space),
-                Kind::State => log.set_slot(Slot::State, item, space),
-                Kind::Suspect => log.set_slot(Slot::Suspect, item, space),
-                Kind::Base => {
-                    if flags & FLAG_RESET != 0 && !is_copy {
-                        log.clear(space);
-                    }
-                    log.compact(first, space);
-                    log.set_slot(Slot::Base, item, space);
-                }
-                Kind::Entries => {
-                    let run = Run {
-                        location,
-                        order,
-                        record_first: first,
-                        record_count: entry.count,
-                        first,
-                        last: first + u64::from(entry.count) - 1,
-                        lost: false,
-                    };
-                    if is_copy {
-                        log.lay(run, space);
-                    } else {
-                        log.truncate(first, space);
-                        log.push(run, space);
-                    }
-                }
-                Kind::Death => unreachable!("handled above"),
-            }
-        }
-    }
-
-    fn sync_and_free(&mut self) -> Result<(), JournalError> {
-        if self.segments.is_dirty() {
-            self.segments.sync()?;
-            self.chain.synced_through = self.chain.last_batch;
-            self.segments.announced(self.chain.said_oldest_segment)?;
-        }
-        self.free_dead_segments();
-        Ok(())
-    }
-
-    /// Writes and syncs a marker.
-    pub(super) fn write_marker(&mut self) -> Result<(), JournalError> {
-        self.sync_and_free()?;
-        if !self.is_unproven() {
-            return Ok(());
-        }
-        if self.segments.room() < batch_bytes(0, 0) as u64 {
-            self.roll()?;
-        }
-        self.write_batch(false)?;
-        self.sync_and_free()
-    }
-
-    /// Writes and syncs the first batch of this boot: a marker, or what recovery staged.
-    pub(super) fn write_boot_batch(&mut self) -> Result<(), JournalError> {
-        let has_records = !self.stage.records().is_empty();
-        self.write_batch(false)?;
-        if has_records {
-            self.chain.last_with_records = self.chain.last_batch;
-        }
-        self.sync_and_free()
     }
 }

@@ -7,11 +7,12 @@ use crate::GroupId;
 
 /// Why the journal cannot go on.
 ///
-/// Every error but [`JournalError::EntryTooLarge`] is final for this journal: what the disk holds
-/// is unknown until it is opened again.
+/// Every error but [`JournalError::EntryTooLarge`] and [`JournalError::Full`] is final for this
+/// journal: what the disk holds is unknown until it is opened again.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The disk has no space for the next segment.
+    /// The disk has no space for the next segment. What was handed in is held; syncing again goes
+    /// on with it.
     #[error(
         "no space for the journal in {}: {bytes_needed} bytes are needed for the next segment; \
          free space on this file system or move the data directory to a larger one",

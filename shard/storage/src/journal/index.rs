@@ -56,7 +56,7 @@ pub(super) struct Run {
 
 impl Run {
     /// Bytes of the record that count as live: the share of its live entries.
-    fn live_bytes(&self) -> u64 {
+    pub(super) fn live_bytes(&self) -> u64 {
         let live = self.last - self.first + 1;
         u64::from(self.location.length) * live / u64::from(self.record_count)
     }

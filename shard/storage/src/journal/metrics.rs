@@ -82,7 +82,8 @@ impl JournalMetrics {
             ),
             full: gauge(
                 "flotilla_journal_full",
-                "1 if the disk had no space for the next segment when it was last tried.",
+                "1 if the disk had no space for the journal when it was last tried, or the journal lives on \
+                 its reserve.",
             ),
         }
     }

@@ -11,7 +11,8 @@
 //! * What was reported durable is there after any crash. What was not may be there too, but never
 //!   out of order: if a round survived, so did all before it.
 //! * A round survives as a whole or not at all.
-//! * A failed write or sync stops the journal: the page cache can no longer be trusted.
+//! * A failed write or sync stops the journal: the page cache can no longer be trusted. A full
+//!   disk stops nothing: what was handed in is held until there is space.
 //! * Damage harms the groups that it hit, never the process. A group that may have lost
 //!   something is *suspect*, durably.
 //! * Whatever supersedes a record lies behind it on disk, and segments are freed oldest first: so a
@@ -22,11 +23,13 @@
 //! there a bound on the log: live bytes shrink only by [`Change::Compact`] and [`Change::Death`].
 //!
 //! Module by module: `batch`, `record` are bytes; `stage` puts a batch together; `segments` are
-//! files; `head` and `index` say what is live and where; `core` writes, `space` frees, `recovery`
-//! opens, `reader` reads, `thread` runs it all.
+//! files; `head` and `index` say what is live and where; `core` takes writes, `commit` puts them on
+//! disk, `space` frees, `reserve` keeps some for hard times, `recovery` opens, `reader` reads,
+//! `thread` runs it all and `health` tells how it goes.
 
 mod batch;
 mod change;
+mod commit;
 mod core;
 mod error;
 mod head;
@@ -37,6 +40,7 @@ mod options;
 mod reader;
 mod record;
 mod recovery;
+mod reserve;
 mod segments;
 mod space;
 mod stage;

@@ -25,11 +25,16 @@ pub struct JournalOptions {
     /// Freed segments kept for reuse: a file that was written before syncs twice as fast as a
     /// growing one. More than these are deleted.
     pub spare_segments_max: usize,
+    /// Size of the file `reserve`, in segments: it becomes the next segment when the disk has no
+    /// space for another, so that hard states, deletes and compactions still get through. 0 = none.
+    pub reserve_segments: u32,
     /// With more segments than this, an oldest segment of which at most a quarter is live is
     /// rewritten forward and freed.
     pub rewrite_segments_min: usize,
     /// With more bytes in segments than this, the oldest is rewritten forward as long as less
-    /// than half of all bytes are live. Not a hard limit: only compaction frees live bytes.
+    /// than two thirds of all bytes are live. Half as much again as what the groups may keep of
+    /// their logs together is a good choice: then the segments stay below it. Not a hard limit:
+    /// only compaction frees live bytes.
     pub total_bytes_target: u64,
     /// Live bytes rewritten with one batch at most (a single larger record still goes), so that
     /// rewriting does not stall the writes in front of it.
@@ -48,8 +53,10 @@ impl Default for JournalOptions {
             segment_bytes: 64 << 20,
             batch_bytes_max: 16 << 20,
             spare_segments_max: 4,
+            reserve_segments: 1,
             rewrite_segments_min: 4,
-            total_bytes_target: 1 << 30,
+            // The groups of a node keep at most 1 GiB of their logs for absent followers.
+            total_bytes_target: 3 << 29,
             rewrite_bytes_max: 256 << 10,
             idle_marker_after: Duration::from_millis(50),
             boot_nonce: None,

@@ -11,7 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::JournalError;
+use super::reserve::Reserve;
+use super::{BLOCK_BYTES, JournalError};
 use crate::fs::{File, FileSystem};
 
 /// Ending of segment file names.
@@ -65,6 +66,11 @@ pub(super) struct Segments {
     retired: VecDeque<Segment>,
     /// Written since the last sync.
     dirty: Vec<Segment>,
+    pub(super) reserve: Reserve,
+    /// The last new file found no space.
+    starved: bool,
+    /// The last write found none.
+    refused: bool,
 }
 
 impl Segments {
@@ -76,8 +82,16 @@ impl Segments {
         spare_segments_max: usize,
         sealed: VecDeque<Segment>,
         first_number: u64,
+        mut reserve: Reserve,
     ) -> Result<Segments, JournalError> {
-        let active = create(fs.as_ref(), dir, first_number, segment_bytes)?;
+        let mut starved = false;
+        let active = match create(fs.as_ref(), dir, first_number, segment_bytes) {
+            Err(full @ JournalError::Full { .. }) => {
+                starved = true;
+                reserve.take(fs.as_ref(), dir, first_number, segment_bytes, full)?
+            }
+            result => result?,
+        };
         Ok(Segments {
             fs,
             dir: dir.to_path_buf(),
@@ -91,6 +105,9 @@ impl Segments {
             next: None,
             retired: VecDeque::new(),
             dirty: Vec::new(),
+            reserve,
+            starved,
+            refused: false,
         })
     }
 
@@ -109,9 +126,24 @@ impl Segments {
         self.position == 0
     }
 
-    /// Bytes left in the active segment.
+    /// Bytes left in the active segment for batches with records.
     pub(super) fn room(&self) -> u64 {
+        self.marker_room().saturating_sub(BLOCK_BYTES as u64)
+    }
+
+    /// Bytes that a new segment has for batches with records.
+    pub(super) fn room_of_new(&self) -> u64 {
+        self.segment_bytes - BLOCK_BYTES as u64
+    }
+
+    /// Bytes left in the active segment for a marker.
+    pub(super) fn marker_room(&self) -> u64 {
         self.active.bytes - self.position
+    }
+
+    /// True if the disk had no space when it was last asked for some.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved || self.refused
     }
 
     /// The oldest sealed segment.
@@ -139,6 +171,7 @@ impl Segments {
         self.log_bytes()
             + self.retired.iter().map(|segment| segment.bytes).sum::<u64>()
             + self.next.as_ref().map_or(0, |(segment, _)| segment.bytes)
+            + self.reserve.bytes()
     }
 
     /// Writes a whole batch at the current position.
@@ -148,15 +181,18 @@ impl Segments {
         sequence: u64,
         first_record: u64,
     ) -> Result<(), JournalError> {
-        assert!(batch.len() as u64 <= self.room(), "a batch that does not fit its segment");
+        assert!(batch.len() as u64 <= self.marker_room(), "a batch that does not fit its segment");
         if self.position == 0 {
             self.active.first_batch = sequence;
             self.active.first_record = first_record;
         }
-        self.active
-            .file
-            .write_all_at(batch, self.position)
-            .map_err(|error| self.full_or_io("write", self.active.number, &error))?;
+        let written = self.active.file.write_all_at(batch, self.position);
+        if let Err(error) = written {
+            // Even a file whose space is reserved may meet this, where blocks are never overwritten
+            // in place.
+            return Err(self.refused("write", self.active.number, &error));
+        }
+        self.refused = false;
         self.position += batch.len() as u64;
         self.filled = self.filled.max(self.position);
         if self.dirty.last().is_none_or(|segment| segment.number != self.active.number) {
@@ -183,7 +219,7 @@ impl Segments {
 
     /// Seals the active segment and goes on in the next. Returns the new one.
     pub(super) fn roll(&mut self) -> Result<Segment, JournalError> {
-        self.prepare()?;
+        self.prepare(true)?;
         let (next, filled) = self.next.take().expect("just prepared");
         self.sealed.push_back(std::mem::replace(&mut self.active, next));
         self.position = 0;
@@ -193,15 +229,16 @@ impl Segments {
 
     /// True if the next segment should be reserved by now.
     pub(super) fn wants_next(&self) -> bool {
-        self.next.is_none() && self.position * 2 >= self.active.bytes
+        self.next.is_none() && (self.starved || self.position * 2 >= self.active.bytes)
     }
 
-    /// Reserves the next segment, unless it is there: a retired file, else a new one.
+    /// Reserves the next segment, unless it is there: a retired file, else a new one, else the
+    /// reserve if that may be used.
     ///
     /// # Errors
     ///
     /// [`JournalError::Full`] when the disk is full; the journal is unharmed and may try again.
-    pub(super) fn prepare(&mut self) -> Result<(), JournalError> {
+    pub(super) fn prepare(&mut self, may_use_reserve: bool) -> Result<(), JournalError> {
         if self.next.is_some() {
             return Ok(());
         }
@@ -216,8 +253,18 @@ impl Segments {
                 .map_err(|error| JournalError::io("recycling", from, &error))?;
             segment.number = number;
             self.next = Some((segment, self.segment_bytes));
+            // Without a reserve to make again this is all the room that there needs to be.
+            self.starved &= !self.reserve.is_whole();
         } else {
-            let segment = create(self.fs.as_ref(), &self.dir, number, self.segment_bytes)?;
+            let (fs, dir, bytes) = (self.fs.as_ref(), self.dir.as_path(), self.segment_bytes);
+            let created = create(fs, dir, number, bytes);
+            self.starved = matches!(created, Err(JournalError::Full { .. }));
+            let segment = match created {
+                Err(full @ JournalError::Full { .. }) if may_use_reserve => {
+                    self.reserve.take(fs, dir, number, bytes, full)?
+                }
+                created => created?,
+            };
             self.next = Some((segment, 0));
         }
         Ok(())
@@ -247,9 +294,14 @@ impl Segments {
                 segment.first_batch = 0;
             }
         }
+        let spares_max = if self.reserve.is_wanted() { self.spare_segments_max } else { 0 };
+        self.delete_spares(spares_max)
+    }
+
+    /// Deletes freed files until `spares_max` are left that may be used again.
+    fn delete_spares(&mut self, spares_max: usize) -> Result<(), JournalError> {
         let excess = |segment: &Segment, count: usize| {
-            segment.first_batch == 0
-                && (count > self.spare_segments_max || segment.bytes != self.segment_bytes)
+            segment.first_batch == 0 && (count > spares_max || segment.bytes != self.segment_bytes)
         };
         let mut at = 0;
         while at < self.retired.len() {
@@ -274,10 +326,10 @@ impl Segments {
         }
         let count = FILL_BYTES.min(self.active.bytes - self.filled);
         let zeros = vec![0; count as usize];
-        self.active
-            .file
-            .write_all_at(&zeros, self.filled)
-            .map_err(|error| self.full_or_io("write", self.active.number, &error))?;
+        let written = self.active.file.write_all_at(&zeros, self.filled);
+        if let Err(error) = written {
+            return Err(self.refused("write", self.active.number, &error));
+        }
         self.active
             .file
             .sync_data()
@@ -286,12 +338,41 @@ impl Segments {
         Ok(())
     }
 
+    /// Does what was last said about the reserve: makes it, or gives it and the spares up. True if
+    /// that is done, or there is nothing to do.
+    pub(super) fn tend_reserve(&mut self) -> Result<bool, JournalError> {
+        if !self.reserve.is_wanted() {
+            self.reserve.give_up(self.fs.as_ref(), &self.dir)?;
+            self.delete_spares(0)?;
+            return Ok(true);
+        }
+        if self.reserve.is_whole() {
+            return Ok(true);
+        }
+        match self.reserve.make(self.fs.as_ref(), &self.dir) {
+            Ok(()) => {
+                self.starved = false;
+                Ok(true)
+            }
+            Err(JournalError::Full { .. }) => {
+                // A spare file is worth less than the reserve. One at a time.
+                self.delete_spares(self.retired.len().saturating_sub(1))?;
+                self.starved = true;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn path(&self, number: u64) -> PathBuf {
         self.dir.join(segment_name(number))
     }
 
-    fn full_or_io(&self, operation: &'static str, number: u64, error: &io::Error) -> JournalError {
-        full_or_io(operation, &self.dir, &self.path(number), self.segment_bytes, error)
+    fn refused(&mut self, operation: &'static str, number: u64, error: &io::Error) -> JournalError {
+        let path = self.path(number);
+        let refused = full_or_io(operation, &self.dir, &path, self.segment_bytes, error);
+        self.refused = matches!(refused, JournalError::Full { .. });
+        refused
     }
 }
 
@@ -310,12 +391,16 @@ fn create(
         let _ = fs.remove(&path);
         return Err(failed("reservation", &error));
     }
-    file.sync_data().map_err(|error| failed("sync", &error))?;
-    fs.sync_dir(dir).map_err(|error| failed("directory sync", &error))?;
+    if let Err(error) = file.sync_data() {
+        // Nothing was ever promised about this file: without space for it, it may go.
+        let _ = fs.remove(&path);
+        return Err(failed("sync", &error));
+    }
+    fs.sync_dir(dir).map_err(|error| JournalError::io("directory sync", dir, &error))?;
     Ok(Segment { number, file, bytes, first_batch: 0, first_record: 0 })
 }
 
-fn full_or_io(
+pub(super) fn full_or_io(
     operation: &'static str,
     dir: &Path,
     path: &Path,

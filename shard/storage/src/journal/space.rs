@@ -25,6 +25,16 @@ enum Live {
     Entries(Run),
 }
 
+/// How far copying a group's live records came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    /// The next step goes on.
+    BudgetEnded,
+    /// Another step makes sense only when there is space.
+    DiskFull,
+}
+
 impl Journal {
     /// Housekeeping between rounds, in bounded steps: reserves the next segment, zeroes a new file
     /// ahead of its use, and rewrites a piece of the oldest segment. Copies are durable with
@@ -34,7 +44,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// As [`Journal::write`]. A disk without space for the next segment is not an error yet:
+    /// As [`Journal::write`], but a disk without space is no error here:
     /// [`super::JournalStats::full`] says so, and the next call tries again.
     pub fn maintain(&mut self) -> Result<bool, JournalError> {
         self.check_running()?;
@@ -44,14 +54,17 @@ impl Journal {
 
     fn maintain_step(&mut self) -> Result<bool, JournalError> {
         if self.segments.wants_next() {
-            match self.segments.prepare() {
-                Ok(()) => self.stats.full = false,
-                Err(JournalError::Full { .. }) => self.stats.full = true,
-                Err(error) => return Err(error),
-            }
+            // The reserve is for rounds that wait, not for what may wait.
+            ignore_full(self.segments.prepare(false))?;
         }
-        self.segments.fill_ahead()?;
-        self.rewrite_step()
+        ignore_full(self.segments.fill_ahead())?;
+        if self.is_held() {
+            return Ok(false);
+        }
+        match self.rewrite_step() {
+            Err(JournalError::Full { .. }) => Ok(false),
+            result => result,
+        }
     }
 
     /// Frees the oldest segments as long as nothing in them is live. Called when everything
@@ -76,10 +89,12 @@ impl Journal {
         let shared = self.shared.read();
         let usage = shared.space.usage(oldest.number);
         let log_bytes = self.segments.log_bytes();
-        let sparse = self.segments.count() > self.options.rewrite_segments_min
-            && usage.live_bytes * 4 <= oldest.bytes;
+        // On a full disk a segment that can be freed is the only one to be had.
+        let is_many =
+            self.segments.count() > self.options.rewrite_segments_min || self.segments.is_starved();
+        let sparse = is_many && usage.live_bytes * 4 <= oldest.bytes;
         let oversized = log_bytes > self.options.total_bytes_target
-            && shared.space.live_bytes() * 2 < log_bytes;
+            && shared.space.live_bytes() * 3 < log_bytes * 2;
         (usage.live_records > 0 && (sparse || oversized)).then_some(oldest.number)
     }
 
@@ -96,14 +111,15 @@ impl Journal {
         };
         let mut budget = self.options.rewrite_bytes_max;
         while let Some(group) = rewrite.groups.last().copied() {
-            if !self.rewrite_group(group, rewrite.segment, &mut budget)? {
-                self.flush(false)?;
+            let done = self.rewrite_group(group, rewrite.segment, &mut budget)?;
+            if done != Progress::Done {
                 self.rewrite = Some(rewrite);
-                return Ok(true);
+                self.flush()?;
+                return Ok(done == Progress::BudgetEnded);
             }
             rewrite.groups.pop();
         }
-        self.flush(false)?;
+        self.flush()?;
         Ok(false)
     }
 
@@ -126,7 +142,7 @@ impl Journal {
         groups
     }
 
-    /// Copies what is live of `group` in `segment`. False when the budget ended first.
+    /// Copies what is live of `group` in `segment`, unless the budget or the disk ends first.
     ///
     /// Everything staged here is flushed before the next round is staged, so what the index says
     /// is live now still is when the copy is applied.
@@ -135,7 +151,7 @@ impl Journal {
         group: GroupId,
         segment: u64,
         budget: &mut u64,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<Progress, JournalError> {
         for live in self.live_in(group, segment) {
             let (location, kind) = match &live {
                 Live::Single(slot, item) => (item.location, slot_kind(*slot)),
@@ -143,19 +159,23 @@ impl Journal {
             };
             let bytes = u64::from(location.length);
             if *budget == 0 || (bytes > *budget && *budget < self.options.rewrite_bytes_max) {
-                return Ok(false);
+                return Ok(Progress::BudgetEnded);
+            }
+            // Copying may fill what is left, and never begins to eat the reserve.
+            if !self.has_room_for(location.length as usize)? {
+                return Ok(Progress::DiskFull);
             }
             *budget = budget.saturating_sub(bytes.max(1));
             let file = self.shared.read().files.get(&segment).cloned();
             let payload = match read_payload(file.as_ref(), &location) {
                 Ok(payload) => payload,
                 Err(PayloadError::Mismatch) => {
-                    self.lose(group, &live)?;
+                    self.lose(group, &live);
                     continue;
                 }
                 Err(PayloadError::Io(error)) => {
                     tracing::error!(%group, segment, %error, "a journal record cannot be read");
-                    self.lose(group, &live)?;
+                    self.lose(group, &live);
                     continue;
                 }
             };
@@ -168,28 +188,23 @@ impl Journal {
                         item.first,
                         item.flags,
                         &payload,
-                    )?;
+                    );
                 }
                 Live::Entries(run) => {
                     if !is_well_formed(&payload, run.record_count) {
-                        self.lose(group, &Live::Entries(run))?;
+                        self.lose(group, &Live::Entries(run));
                         continue;
                     }
-                    self.stage_copy(group, &run, &payload)?;
+                    self.stage_copy(group, &run, &payload);
                 }
             }
             self.stats.rewritten_bytes += bytes;
         }
-        Ok(true)
+        Ok(Progress::Done)
     }
 
     /// Stages the live entries of a record.
-    fn stage_copy(
-        &mut self,
-        group: GroupId,
-        run: &Run,
-        payload: &[u8],
-    ) -> Result<(), JournalError> {
+    fn stage_copy(&mut self, group: GroupId, run: &Run, payload: &[u8]) {
         let length_of = |at: usize| u32_at(payload, at * ENTRY_HEADER_BYTES + 8) as usize;
         let from = (run.first - run.record_first) as usize;
         let to = (run.last + 1 - run.record_first) as usize;
@@ -210,7 +225,7 @@ impl Journal {
         self.stage_record(new, headers.len() + bytes.len(), |body| {
             body.extend_from_slice(headers);
             body.extend_from_slice(bytes);
-        })
+        });
     }
 
     /// What is live of `group` in `segment`.
@@ -237,7 +252,7 @@ impl Journal {
     }
 
     /// A live record turned out to be damaged: the group becomes suspect, the node goes on.
-    fn lose(&mut self, group: GroupId, live: &Live) -> Result<(), JournalError> {
+    fn lose(&mut self, group: GroupId, live: &Live) {
         tracing::error!(%group, "a live journal record is damaged; the group becomes suspect");
         self.stats.corrupt_records += 1;
         {
@@ -253,7 +268,7 @@ impl Journal {
         if !self.suspected.contains(&group) {
             self.suspected.push(group);
         }
-        self.stage_suspect(group)
+        self.stage_suspect(group);
     }
 }
 
@@ -263,5 +278,13 @@ fn slot_kind(slot: Slot) -> Kind {
         Slot::State => Kind::State,
         Slot::Base => Kind::Base,
         Slot::Suspect => Kind::Suspect,
+    }
+}
+
+/// A full disk is none of housekeeping's errors.
+fn ignore_full(result: Result<(), JournalError>) -> Result<(), JournalError> {
+    match result {
+        Err(JournalError::Full { .. }) => Ok(()),
+        result => result,
     }
 }

@@ -38,6 +38,11 @@ impl Stage {
         &self.records
     }
 
+    /// Bytes of the batch.
+    pub(super) fn bytes(&self) -> u64 {
+        batch_bytes(self.records.len(), self.body.len()) as u64
+    }
+
     /// Bytes of the batch if one more record with `payload_bytes` were staged.
     pub(super) fn bytes_with(&self, payload_bytes: usize) -> u64 {
         batch_bytes(self.records.len() + 1, self.body.len() + payload_bytes) as u64

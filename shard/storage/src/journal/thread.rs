@@ -9,17 +9,24 @@
 //! * A write is reported only after the sync that covers it returned.
 //! * Reports of one lane are in the order of its submissions.
 //! * After a failed write or sync every lane is told so once, and nothing is reported any more.
+//! * A full disk is not a failure: the round waits, and so does everything behind it.
 //!
 //! What is absent: bounds on the queue. Whoever admits work bounds it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 
 use super::{Change, Journal, JournalError, JournalHealth, JournalMetrics, JournalStats, Write};
 use crate::GroupId;
+
+/// How often a round that waits for space tries again.
+const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the reserve is looked after.
+const RESERVE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a lane learns from the journal thread. Called on that thread: must not block.
 pub trait Completion: Send + Sync {
@@ -64,6 +71,8 @@ impl JournalHandle {
 /// The running thread.
 pub struct JournalThread {
     sender: Sender<Message>,
+    /// A round that waits for space is given up after one more try.
+    is_stopping: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<Result<(), JournalError>>>,
 }
 
@@ -83,6 +92,7 @@ impl JournalThread {
         let (sender, receiver) = unbounded();
         let stats = JournalStats::default();
         let health = Arc::new(JournalHealth::new());
+        let is_stopping = Arc::new(AtomicBool::new(false));
         let mut worker = Worker {
             journal,
             receiver,
@@ -92,6 +102,8 @@ impl JournalThread {
                 .collect(),
             metrics,
             health: Arc::clone(&health),
+            is_stopping: Arc::clone(&is_stopping),
+            reserve_tended: None,
             stats,
             round: Vec::new(),
             submitted: Vec::new(),
@@ -102,11 +114,12 @@ impl JournalThread {
             .spawn(move || worker.run())
             .expect("a thread can be started");
         let handle = JournalHandle { sender: sender.clone(), health };
-        (handle, JournalThread { sender, thread: Some(thread) })
+        (handle, JournalThread { sender, is_stopping, thread: Some(thread) })
     }
 
     /// Makes everything submitted before durable, reports it, proves the last batch and ends the
-    /// thread.
+    /// thread. On a full disk a round that finds no space is given up: it is not reported, and may
+    /// or may not be there after a restart.
     ///
     /// # Errors
     ///
@@ -116,6 +129,7 @@ impl JournalThread {
     }
 
     fn stop(&mut self) -> Result<(), JournalError> {
+        self.is_stopping.store(true, Ordering::Relaxed);
         let _ = self.sender.send(Message::Shutdown);
         match self.thread.take().map(thread::JoinHandle::join) {
             None => Ok(()),
@@ -157,6 +171,8 @@ struct Worker {
     lanes: Vec<Lane>,
     metrics: JournalMetrics,
     health: Arc<JournalHealth>,
+    is_stopping: Arc<AtomicBool>,
+    reserve_tended: Option<Instant>,
     /// As of the last update of the metrics.
     stats: JournalStats,
     round: Vec<Write>,
@@ -190,6 +206,7 @@ impl Worker {
     fn serve(&mut self) -> Result<(), JournalError> {
         let mut has_more_to_maintain = true;
         loop {
+            self.tend_reserve()?;
             match self.next(has_more_to_maintain) {
                 Next::Round(first) => {
                     let is_last = self.gather(first);
@@ -202,9 +219,14 @@ impl Worker {
                 Next::Idle => {
                     if has_more_to_maintain {
                         has_more_to_maintain = self.maintain()?;
-                        self.journal.sync()?;
+                        // Copies that found no space are held like any round.
+                        match self.journal.sync() {
+                            Err(JournalError::Full { .. }) => {}
+                            result => result?,
+                        }
                     } else {
                         self.journal.prove()?;
+                        has_more_to_maintain = self.stats.full && self.maintain()?;
                     }
                     self.update_metrics();
                 }
@@ -222,7 +244,8 @@ impl Worker {
         } else if self.journal.is_unproven() {
             self.receiver.recv_timeout(self.journal.options.idle_marker_after)
         } else {
-            self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            // Nothing says when the disk has space again, or when the reserve is asked for.
+            self.receiver.recv_timeout(RESERVE_RETRY_INTERVAL)
         };
         match received {
             Ok(Message::Submit(submission)) => Next::Round(submission),
@@ -265,9 +288,13 @@ impl Worker {
         let before = self.journal.stats;
         let start = Instant::now();
         self.health.begins(self.submitted.first().copied().unwrap_or(start));
-        self.journal.write(&self.round)?;
+        let result = self.journal.write(&self.round);
         let written = Instant::now();
-        self.journal.sync()?;
+        match result {
+            Ok(()) => self.journal.sync()?,
+            Err(JournalError::Full { .. }) => self.wait_for_space()?,
+            Err(error) => return Err(error),
+        }
         let synced = Instant::now();
         self.health.completed(!self.receiver.is_empty());
         // What the round holds is freed after the lanes know.
@@ -291,6 +318,42 @@ impl Worker {
         Ok(())
     }
 
+    /// The round is held because the disk is full: tries until it is written and synced. Whoever
+    /// submits waits meanwhile, and is told nothing.
+    fn wait_for_space(&mut self) -> Result<(), JournalError> {
+        tracing::error!(
+            "the disk is full: the journal holds what it was given until there is space"
+        );
+        loop {
+            self.update_metrics();
+            let is_stopping = self.is_stopping.load(Ordering::Relaxed);
+            thread::sleep(FULL_RETRY_INTERVAL);
+            match self.journal.sync() {
+                Err(JournalError::Full { .. }) if !is_stopping => {}
+                result => {
+                    if result.is_ok() {
+                        tracing::info!("the journal has space again and goes on");
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Makes the reserve or gives it up, now and then.
+    fn tend_reserve(&mut self) -> Result<(), JournalError> {
+        let now = Instant::now();
+        self.journal.want_reserve(self.health.is_reserve_wanted());
+        if self.journal.is_reserve_amiss()
+            && self.reserve_tended.is_none_or(|last| now - last >= RESERVE_RETRY_INTERVAL)
+        {
+            self.reserve_tended = Some(now);
+            self.journal.tend_reserve()?;
+            self.update_metrics();
+        }
+        Ok(())
+    }
+
     fn maintain(&mut self) -> Result<bool, JournalError> {
         let has_more = self.journal.maintain()?;
         let suspected = self.journal.take_suspected();
@@ -304,7 +367,11 @@ impl Worker {
     }
 
     fn finish(&mut self) -> Result<(), JournalError> {
-        self.journal.sync()?;
+        // Held copies of what is durable elsewhere may be dropped.
+        match self.journal.sync() {
+            Err(JournalError::Full { .. }) => return Ok(()),
+            result => result?,
+        }
         self.journal.prove()
     }
 

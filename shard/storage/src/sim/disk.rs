@@ -67,6 +67,7 @@ pub(super) struct Disk {
     pub(super) fail_after: Option<u64>,
     pub(super) fail_sync_after: Option<u64>,
     pub(super) capacity_bytes: Option<u64>,
+    pub(super) full_after: Option<u64>,
     pub(super) sync_count: u64,
     pub(super) stalled: bool,
 }
@@ -86,6 +87,7 @@ impl Disk {
             fail_after: None,
             fail_sync_after: None,
             capacity_bytes: None,
+            full_after: None,
             sync_count: 0,
             stalled: false,
         }
@@ -126,7 +128,20 @@ impl Disk {
         self.name_changes.entry(dir).or_default().push(change);
     }
 
+    /// Counts an operation that takes space down to the full disk that was asked for.
+    fn take_space(&mut self) -> io::Result<()> {
+        match &mut self.full_after {
+            Some(0) => Err(io::ErrorKind::StorageFull.into()),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn create(&mut self, path: &Path) -> io::Result<u64> {
+        self.take_space()?;
         if self.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -230,6 +245,16 @@ impl Disk {
     }
 
     pub(super) fn write(&mut self, inode: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Err(full) = self.take_space() {
+            // As a real one, it may find out in the middle.
+            let written = self.below(bytes.len() + 1);
+            self.write_whole(inode, &bytes[..written], offset)?;
+            return Err(full);
+        }
+        self.write_whole(inode, bytes, offset)
+    }
+
+    fn write_whole(&mut self, inode: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
         self.reserve(inode, end)?;
         let inode = self.inode(inode)?;
@@ -290,6 +315,7 @@ impl Disk {
     }
 
     pub(super) fn allocate(&mut self, inode: u64, len: u64) -> io::Result<()> {
+        self.take_space()?;
         self.reserve(inode, len)?;
         let inode = self.inode(inode)?;
         inode.len = inode.len.max(len);
@@ -306,7 +332,7 @@ impl Disk {
         let old = self.len(inode);
         if len < old {
             let boundary = len.next_multiple_of(BLOCK_BYTES as u64).min(old);
-            self.write(inode, &vec![0; (boundary - len) as usize], len)?;
+            self.write_whole(inode, &vec![0; (boundary - len) as usize], len)?;
         }
         let inode = self.inode(inode)?;
         let first_gone = len.div_ceil(BLOCK_BYTES as u64);

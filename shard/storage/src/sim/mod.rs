@@ -80,6 +80,13 @@ impl SimFs {
         self.inner.disk.lock().capacity_bytes = bytes;
     }
 
+    /// Lets `operations` more creations, writes and reservations succeed; then each fails with
+    /// ENOSPC, even in space that was reserved, as where blocks are never overwritten in place. A
+    /// failing write may have written a part. `None` = there is space again.
+    pub fn fail_space_after(&self, operations: Option<u64>) {
+        self.inner.disk.lock().full_after = operations;
+    }
+
     /// Bytes taken by all files.
     pub fn used_bytes(&self) -> u64 {
         self.inner.disk.lock().used_bytes()

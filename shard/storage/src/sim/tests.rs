@@ -139,3 +139,24 @@ fn a_cut_file_reads_as_zero_when_it_grows_again() {
     assert!(bytes[..5000].iter().all(|byte| *byte == 1));
     assert!(bytes[5000..].iter().all(|byte| *byte == 0));
 }
+
+#[test]
+fn space_may_end_at_any_operation_and_in_the_middle_of_a_write() {
+    let mut partly = 0;
+    for seed in 0..50 {
+        let (fs, file, path) = with_file(seed);
+        file.allocate(8192).unwrap();
+        fs.fail_space_after(Some(1));
+        file.write_all_at(&[1; 100], 0).unwrap();
+        let error = file.write_all_at(&[2; 4096], 4096).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let full = fs.create(&dir().join("b")).map(|_| ()).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        let written = fs.content(&path).unwrap()[4096..].iter().filter(|byte| **byte == 2).count();
+        partly += u32::from((1..4096).contains(&written));
+        file.sync_data().unwrap();
+        fs.fail_space_after(None);
+        file.write_all_at(&[2; 4096], 4096).unwrap();
+    }
+    assert!(partly > 40, "{partly}");
+}

@@ -2,6 +2,7 @@
 //! `docs/journal-format.md`.
 
 mod damage;
+mod full;
 mod model;
 mod rules;
 mod space;

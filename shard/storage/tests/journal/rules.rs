@@ -375,11 +375,11 @@ fn an_entry_that_fits_no_segment_is_refused_and_nothing_is_written() {
         journal.write(&[append(1, 1, 1, 1), write(1, 0, Change::Append { state: None, entries })]);
     assert!(matches!(refused, Err(JournalError::EntryTooLarge { bytes: 70_012, .. })));
     commit(&mut journal, &[append(1, 1, 1, 1)]);
-    let largest = vec![entry(2, 1, &[0; 65_000])];
+    let largest = vec![entry(2, 1, &[0; 61_000])];
     commit(&mut journal, &[write(1, 0, Change::Append { state: None, entries: largest })]);
     let (journal, recovery) = open(&fs);
     assert_eq!(recovery.groups[&GroupId(1)].last_index, 2);
-    assert_eq!(journal.reader().read(GroupId(1), 2, 9, 1).unwrap()[0].payload.len(), 65_000);
+    assert_eq!(journal.reader().read(GroupId(1), 2, 9, 1).unwrap()[0].payload.len(), 61_000);
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub fn options() -> JournalOptions {
         segment_bytes: SEGMENT_BYTES_MIN,
         batch_bytes_max: 24 << 10,
         spare_segments_max: 2,
+        reserve_segments: 0,
         rewrite_segments_min: 3,
         total_bytes_target: 8 * SEGMENT_BYTES_MIN,
         rewrite_bytes_max: 4 << 10,

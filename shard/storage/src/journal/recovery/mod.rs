@@ -24,9 +24,11 @@ use self::replay::{PlacedRecord, fill_terms, replay};
 use self::scan::{ScannedBatch, ScannedSegment, read_whole, scan};
 use self::select::{Gap, Selected, select};
 use super::batch::{HEADER_BYTES, Header, VERSION};
+use super::commit::Plan;
 use super::core::{Chain, JournalStats};
 use super::head::Head;
 use super::index::{Location, Shared};
+use super::reserve::Reserve;
 use super::segments::{Segment, Segments, segment_name, segment_number};
 use super::stage::Stage;
 use super::{Journal, JournalError, JournalOptions};
@@ -57,6 +59,8 @@ pub struct RecoveredGroup {
     pub last_index: u64,
     /// (index, term) of the first entry of each run of equal terms above the base.
     pub term_starts: Vec<(u64, u64)>,
+    /// Bytes of the entries above the base.
+    pub log_bytes: u64,
     /// The group lost content, now or earlier: it may not vote or acknowledge.
     pub suspect: bool,
 }
@@ -96,6 +100,8 @@ pub(super) fn open(
     let mut heads = HashMap::new();
     let suspects = replay_all(&mut selected, &mut shared, &mut heads, &mut recovery);
 
+    let reserve_bytes = u64::from(options.reserve_segments) * options.segment_bytes;
+    let reserve = Reserve::find(fs.as_ref(), &dir, reserve_bytes)?;
     let segments = Segments::start(
         Arc::clone(&fs),
         &dir,
@@ -103,6 +109,7 @@ pub(super) fn open(
         options.spare_segments_max,
         sealed.clone().into(),
         first_number,
+        reserve,
     )?;
     shared.files.insert(segments.active().number, segments.active().file.clone());
     let chain = Chain {
@@ -125,6 +132,9 @@ pub(super) fn open(
         shared: Arc::new(RwLock::new(shared)),
         heads,
         stage: Stage::default(),
+        plan: Plan::default(),
+        sealed: VecDeque::new(),
+        spare_stage: Stage::default(),
         chain,
         rewrite: None,
         stats,
@@ -132,7 +142,7 @@ pub(super) fn open(
         stopped: None,
     };
     for group in suspects {
-        journal.stage_suspect(group)?;
+        journal.stage_suspect(group);
     }
     journal.write_boot_batch()?;
     // Only now: a deleted segment may have held the proof of what was synced.

@@ -198,6 +198,7 @@ impl<'a> Replay<'a> {
                 base,
                 last_index: self.log.last(),
                 term_starts: Vec::new(),
+                log_bytes: self.log.runs().iter().map(Run::live_bytes).sum(),
                 suspect,
             },
             head: Head { base, last: self.log.last(), previous, suspect, ..Head::default() },

@@ -140,3 +140,93 @@ fn refusal(error: StoreError) -> Refusal {
         other => Refusal::Storage(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::command::{Change, Command, Condition, Expiry, Origin, Write};
+    use crate::descriptor::{Descriptor, Epoch};
+    use crate::machine::{Applied, Fetched, ShardMeta};
+    use bytes::Bytes;
+    use flotilla_storage::store::{Store, StoreMetrics, StoreOptions};
+    use tokio::sync::oneshot;
+
+    const GROUP: GroupId = GroupId(1);
+    const START_MS: u64 = 1_000_000;
+
+    fn put(machine: &mut Machine, key: &'static str, expiry: Expiry) {
+        let (key, value) = (Bytes::from(key), Bytes::from("v"));
+        let condition = Condition::Always;
+        let write = Write::Put { key, value, condition, return_previous: false, expiry };
+        let command = Command {
+            origin: Origin::default(),
+            stamp_ms: START_MS,
+            value_bytes_max: 100,
+            change: Change::Write(write),
+        };
+        assert!(matches!(machine.apply(&command, &Fetched::new()), Applied::Outcome(_)));
+    }
+
+    /// The answer, and whether it came from memory.
+    fn ask(machine: &Machine, operation: Operation, read_time_ms: u64) -> (Answer, bool) {
+        let now = Instant::now();
+        let (reply, _answer) = oneshot::channel();
+        let permit = Budget::new(100).acquire(1).unwrap();
+        let reply = Reply::Oneshot(reply);
+        let read = ReadRequest { operation, reply, deadline: now, entered: now, permit };
+        match serve(machine, GROUP, read, read_time_ms) {
+            Served::Now { result, .. } => (result.unwrap(), true),
+            Served::Cold(cold) => (cold.run().unwrap(), false),
+        }
+    }
+
+    #[test]
+    fn reads_see_what_has_not_expired_at_their_time() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (store, _) =
+            Store::open(dir.path(), StoreOptions::default(), StoreMetrics::new()).unwrap();
+        let descriptor = Descriptor {
+            group: GROUP,
+            range: KeyRange::whole(),
+            epoch: Epoch::FIRST,
+            replicas: Vec::new(),
+        };
+        let meta = ShardMeta::new(descriptor);
+        let shard = store.create_shard(GROUP, KeyRange::whole(), meta.encode());
+        let mut machine = Machine::new(meta, shard);
+        put(&mut machine, "brief", Expiry::After(100));
+        put(&mut machine, "lasting", Expiry::Never);
+        for from_memory in [true, false] {
+            for (read_time_ms, brief) in [(START_MS + 99, true), (START_MS + 100, false)] {
+                let (brief_key, lasting) = (Bytes::from("brief"), Bytes::from("lasting"));
+                let get = Operation::Get { key: brief_key.clone() };
+                let (answer, hot) = ask(&machine, get, read_time_ms);
+                assert_eq!(hot, from_memory);
+                assert!(matches!(answer, Answer::Value(entry) if entry.is_some() == brief));
+                let many = Operation::GetMany { keys: vec![brief_key, lasting] };
+                let (answer, hot) = ask(&machine, many, read_time_ms);
+                assert_eq!(hot, from_memory);
+                let Answer::Values(values) = answer else { panic!("{answer:?}") };
+                assert_eq!(values.iter().map(Option::is_some).collect::<Vec<_>>(), [brief, true]);
+                let count = Operation::Count { range: KeyRange::whole() };
+                let (answer, _) = ask(&machine, count, read_time_ms);
+                assert_eq!(answer, Answer::Count(1 + u64::from(brief)));
+                let page = Operation::Page {
+                    range: KeyRange::whole(),
+                    rows_max: 9,
+                    bytes_max: 1 << 20,
+                    reverse: false,
+                    keys_only: true,
+                };
+                let (answer, _) = ask(&machine, page, read_time_ms);
+                let Answer::Page { rows, rest: None } = answer else { panic!("{answer:?}") };
+                assert_eq!(rows.len(), 1 + usize::from(brief));
+            }
+            let (meta, stamp_ms) = (machine.meta().encode(), machine.stamp_ms());
+            let frozen = machine.shard_mut().freeze((2, 1), meta, stamp_ms);
+            store.checkpoint(&[frozen]).unwrap();
+            store.release_merged_memtables();
+        }
+    }
+}

@@ -94,6 +94,7 @@ impl Fixture {
         let (meta, stamp_ms) = (self.machine.meta().encode(), self.machine.stamp_ms());
         let frozen = self.machine.shard_mut().freeze((self.applied, 1), meta, stamp_ms);
         self.store.checkpoint(&[frozen]).expect("a healthy store");
+        self.store.release_merged_memtables();
     }
 
     /// What a read finds now.

@@ -113,8 +113,9 @@ pub struct Replica {
     log: LogSize,
     /// What Raft was told last about how much of the log it may hold in memory.
     log_cache_bytes_max: u64,
-    /// A leader proposes nothing for clients before it has applied this: its log at the election.
-    settled_at: Option<Index>,
+    /// A leader proposes nothing for clients before it has applied this: where its log ended at the
+    /// election, and the term that it won.
+    settled_at: Option<Position>,
     expiring: Expiring,
     snapshots: Snapshots,
     suspect: bool,
@@ -350,7 +351,7 @@ impl Replica {
     fn publish(&mut self) {
         self.status.publish(&self.raft, &self.machine, self.applying.applied().index);
         self.status.publish_rows(self.rows_lost, self.raft.installing().is_some());
-        self.status.publish_pending(!self.pending.is_empty());
+        self.status.publish_pending(!self.pending.is_empty() || !self.at_the_door.is_empty());
     }
 
     /// True when the group has replicas elsewhere.

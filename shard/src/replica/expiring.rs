@@ -16,7 +16,7 @@ use super::Replica;
 use crate::command::{Change, Command, Origin, Write};
 use crate::effects::{Effects, ExpiredScan, Now};
 use bytes::Bytes;
-use flotilla_raft::Role;
+use flotilla_raft::{Index, Role};
 use flotilla_storage::KeyRange;
 
 /// The ceiling is raised when the clock comes this close to it.
@@ -44,6 +44,8 @@ pub(super) struct Expiring {
     /// Where the next search goes on; `None`: from the start.
     rest: Option<KeyRange>,
     found: usize,
+    /// Where the last removal stands in the log.
+    removed_at: Index,
     search_at_ms: u64,
 }
 
@@ -54,6 +56,7 @@ impl Expiring {
         self.ceiling_proposed_ms = 0;
         self.rest = None;
         self.search_at_ms = 0;
+        self.removed_at = Index(0);
     }
 }
 
@@ -111,6 +114,7 @@ impl Replica {
         self.machine.may_hold_expired()
             && !self.expiring.is_searching
             && now.wall_ms >= self.expiring.search_at_ms
+            && self.applying.applied().index >= self.expiring.removed_at
             && self.leads_settled()
             && !self.is_replacing_rows()
     }
@@ -143,7 +147,10 @@ impl Replica {
         self.expiring.rest = rest;
         if !keys.is_empty() {
             // If it cannot be proposed now, the next search finds them again.
-            let _ = self.propose_write(now, &Origin::default(), &Write::Reap { keys });
+            let write = Write::Reap { keys };
+            if let Ok(position) = self.propose_write(now, &Origin::default(), &write) {
+                self.expiring.removed_at = position.index;
+            }
         }
     }
 }

@@ -18,20 +18,24 @@ use flotilla_raft::{self as raft};
 impl Replica {
     pub(super) fn role_changed(&mut self, change: &raft::RoleChange, effects: &mut Effects) {
         let leads = change.role == raft::Role::Leader;
-        self.settled_at = leads.then(|| self.raft.last().index);
+        let index = self.raft.last().index;
+        self.settled_at = leads.then_some(raft::Position { index, term: change.term });
         self.expiring.restart();
-        if !leads {
-            self.pending.orphan();
-            self.stop_sending(effects);
-        }
+        self.pending.orphan();
+        self.stop_sending(effects);
         if change.leader.is_some() {
             effects.observed.push(Observed::LeaderChange);
         }
     }
 
-    /// True unless this replica leads and does not know yet what happened before.
+    /// True unless this replica leads and does not know yet what happened before. A leadership that
+    /// was won in this turn counts: its first turn has not said yet where the past ends.
     pub(super) fn is_settled(&self) -> bool {
-        self.settled_at.is_none_or(|index| self.applying.applied().index >= index)
+        if self.raft.role() != raft::Role::Leader {
+            return true;
+        }
+        let applied = self.applying.applied().index;
+        self.settled_at.is_some_and(|at| at.term == self.raft.term() && at.index <= applied)
     }
 
     /// Hands over, to the replica on `to` or to whichever can follow best, if this replica leads.

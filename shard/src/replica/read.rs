@@ -57,9 +57,9 @@ impl Currency {
         }
     }
 
-    /// The rows were replaced, or the leader has changed.
+    /// The rows were replaced, perhaps by older ones.
     pub(super) fn forget(&mut self) {
-        self.words.clear();
+        *self = Currency::default();
     }
 
     fn is_within(&self, now: Time, lag_max: Duration) -> bool {

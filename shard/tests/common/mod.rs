@@ -113,10 +113,17 @@ impl Group {
 
     /// Hands an event to the replica on node `n` and performs what follows from it there.
     pub fn event(&mut self, n: u64, event: Event) {
+        self.events(n, vec![event]);
+    }
+
+    /// Hands several events to the replica on node `n` in one turn.
+    pub fn events(&mut self, n: u64, events: Vec<Event>) {
         let now = self.now_on(n);
         let mut effects = Effects::default();
         let replica = &mut self.members[n as usize - 1].replica;
-        replica.handle(&now, event, &mut effects);
+        for event in events {
+            replica.handle(&now, event, &mut effects);
+        }
         replica.turn(&now, &mut effects);
         self.perform(n, effects);
     }
@@ -290,6 +297,19 @@ impl Group {
         origin: Origin,
         consistency: Consistency,
     ) -> Waiter {
+        let (request, receiver) = self.made(operation, timeout, origin, consistency);
+        self.event(n, Event::Request(request));
+        receiver
+    }
+
+    /// A request that nobody has got yet.
+    pub fn made(
+        &mut self,
+        operation: Operation,
+        timeout: Duration,
+        origin: Origin,
+        consistency: Consistency,
+    ) -> (Request, Waiter) {
         let (sender, receiver) = oneshot::channel();
         let deadline = self.now().instant + timeout;
         let request = Request {
@@ -303,8 +323,7 @@ impl Group {
             permit: self.budget.acquire(100).expect("tests stay within the budget"),
             reply: Reply::Oneshot(sender),
         };
-        self.event(n, Event::Request(request));
-        receiver
+        (request, receiver)
     }
 
     pub fn ask(&mut self, n: u64, operation: Operation) -> Waiter {

@@ -2,6 +2,8 @@
 
 use crate::common::{Group, put, rows_on_disk};
 use crate::key;
+use bytes::Bytes;
+use flotilla_shard::effects::Event;
 use flotilla_shard::*;
 use std::time::Duration;
 
@@ -103,25 +105,48 @@ fn only_shards_with_expiring_rows_write_ceilings() {
     assert_eq!(last_index(&mut group, leader), before, "nothing is left that could expire");
 }
 
-/// A write that was refused at the old leader must not be stamped before what was read there.
+/// A write that comes together with the vote that makes its replica leader must not be stamped
+/// before what the last leader has read.
 #[test]
-fn a_new_leader_proposes_nothing_before_it_knows_its_past() {
+fn a_new_leader_stamps_nothing_before_it_knows_its_past() {
     let mut group = Group::new(3);
     let old = group.elect();
     let at_ms = group.now().wall_ms + 10_000;
     assert!(group.answer(old, put_until("e", at_ms)).is_ok());
     let new = old % 3 + 1;
     group.member(new).behind_ms = 50_000;
-    group.event(old, flotilla_shard::effects::Event::Transfer(Some(NodeId(new))));
-    let mut waiter = None;
-    for _ in 0..200 {
-        group.pass(Duration::from_millis(10));
-        if group.member(new).replica.status().role() == Role::Leader {
-            waiter = Some(group.put(new, "w", "1"));
-            break;
+    let was_ms = group.now().wall_ms;
+    group.event(old, Event::Transfer(Some(NodeId(new))));
+    let (key, value) = (key("w"), key("1"));
+    let (condition, expiry) = (Condition::Always, Expiry::After(2_000));
+    let write = Write::Put { key, value, condition, return_previous: false, expiry };
+    let mut waiters = Vec::new();
+    while let Some((node, message)) = group.network.pop_front() {
+        let mut events = vec![Event::Message(message)];
+        if node.0 == new && group.member(new).replica.status().role() != Role::Leader {
+            let (operation, timeout) = (Operation::Write(write.clone()), Duration::from_secs(5));
+            let (origin, consistency) = (Origin::default(), Consistency::Linearizable);
+            let (request, waiter) = group.made(operation, timeout, origin, consistency);
+            events.push(Event::Request(request));
+            waiters.push(waiter);
+        }
+        group.events(node.0, events);
+        for n in 1..=3 {
+            if let Some(ticket) = group.member(n).journal.sync() {
+                group.event(n, Event::Persisted(raft::Ticket(ticket)));
+            }
         }
     }
     group.settle();
-    let answer = waiter.expect("the leadership was handed over").try_recv();
-    assert!(answer.expect("let in once the past was applied").is_ok());
+    assert_eq!(group.member(new).replica.status().role(), Role::Leader);
+    let answers = waiters.iter_mut().map(|waiter| waiter.try_recv().expect("answered"));
+    let taken = answers.filter(Result::is_ok).count();
+    assert_eq!(taken, 1, "the one that came with the last vote");
+    match group.answer(new, Operation::Get { key: Bytes::from_static(b"w") }) {
+        Ok(Answer::Value(Some(entry))) => {
+            let at_ms = entry.expires_at_ms.expect("it expires");
+            assert!(at_ms >= was_ms + 2_000, "stamped in the past of its shard");
+        }
+        other => panic!("not a value: {other:?}"),
+    }
 }

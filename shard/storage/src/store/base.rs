@@ -158,7 +158,9 @@ impl Base {
             let loaded = guarded("read the shards", || file::load(&database))?;
             Ok((database, loaded))
         };
-        let (database, loaded) = read().map_err(StoreError::of_whole_file)?;
+        // Closing a damaged file may unwind as well as opening it.
+        let (database, loaded) =
+            guarded("open the store", read).map_err(StoreError::of_whole_file)?;
         let watch = Arc::new(Watch::default());
         for DamagedShard { group, error } in &loaded.damaged {
             watch.mark_record_damaged(*group, 0, error);
@@ -399,6 +401,14 @@ impl Base {
             })?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        // A damaged file may unwind redb even while it is closed.
+        let mut slot = self.slot.lock();
+        self.close(&mut slot);
     }
 }
 

@@ -98,6 +98,29 @@ impl Disk {
         state.boot += 1;
     }
 
+    /// Another disk with the same content, nothing of it unsynced.
+    pub fn fork(&self) -> Disk {
+        let image = self.state().cached.clone();
+        let state = State { durable: image.clone(), cached: image, ..State::default() };
+        Disk(Arc::new(Mutex::new(state)))
+    }
+
+    pub fn len(&self) -> usize {
+        self.state().cached.len()
+    }
+
+    /// Flips bits of the byte at `at`.
+    pub fn flip(&self, at: usize, bits: u8) {
+        let mut state = self.state();
+        state.cached[at] ^= bits;
+        state.durable = state.cached.clone();
+    }
+
+    /// The bytes from `at` on.
+    pub fn bytes(&self, at: usize, len: usize) -> Vec<u8> {
+        self.state().cached[at..at + len].to_vec()
+    }
+
     /// Flips one bit of each place that holds `pattern`; returns how many there were.
     pub fn damage(&self, pattern: &[u8]) -> usize {
         let mut state = self.state();

@@ -19,7 +19,7 @@ fn checkpoint(store: &Store, modelled: &mut Modelled) {
 }
 
 /// What the file holds, read by redb alone. The store must be closed.
-fn tables(disk: &Disk) -> Vec<String> {
+pub fn tables(disk: &Disk) -> Vec<String> {
     let database = raw(disk);
     let transaction = database.begin_read().unwrap();
     transaction.list_tables().unwrap().map(|table| table.name().to_owned()).collect()

@@ -2,9 +2,12 @@
 
 mod concurrent;
 mod crash;
+mod damage;
 mod disk;
 mod extents;
 mod failures;
 mod files;
+mod import;
+mod import_faults;
 mod model;
 mod support;

@@ -91,7 +91,9 @@ impl LocalNetwork {
         };
         for (other, other_inbound) in others {
             other_inbound.connected(node);
+            other_inbound.bulk_connected(node);
             inbound.connected(other);
+            inbound.bulk_connected(other);
         }
         Arc::new(LocalTransport { node, salt, shared: self.shared.clone() })
     }
@@ -149,7 +151,9 @@ impl LocalNetwork {
         };
         if let Some((a_inbound, b_inbound)) = ends {
             a_inbound.connected(b);
+            a_inbound.bulk_connected(b);
             b_inbound.connected(a);
+            b_inbound.bulk_connected(a);
         }
     }
 }

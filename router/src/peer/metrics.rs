@@ -2,10 +2,13 @@
 
 use super::message::Class;
 use flotilla_shard::NodeId;
+use parking_lot::Mutex;
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Metrics of one node's peer connections. Clones share the same counts.
 #[derive(Clone)]
@@ -25,7 +28,8 @@ pub struct PeerMetrics {
     pub(crate) rejected_handshakes: IntCounter,
     pub(crate) malformed_frames: IntCounter,
     pub(crate) outbox_bytes: IntGauge,
-    clock_offset: GaugeVec,
+    clock_offset: Gauge,
+    clock_offsets_us: Arc<Mutex<BTreeMap<NodeId, i64>>>,
 }
 
 impl Default for PeerMetrics {
@@ -93,14 +97,12 @@ impl PeerMetrics {
                 "Bytes of messages that wait for a socket",
             )
             .expect("a valid name"),
-            clock_offset: GaugeVec::new(
-                Opts::new(
-                    "flotilla_peer_clock_offset_seconds",
-                    "The peer's wall clock minus this node's, as far as round trips tell",
-                ),
-                &["peer"],
+            clock_offset: Gauge::new(
+                "flotilla_peer_clock_offset_seconds",
+                "Wall clock of the peer that differs most, minus this node's; 0 without peers",
             )
             .expect("a valid name"),
+            clock_offsets_us: Arc::default(),
         }
     }
 
@@ -125,16 +127,15 @@ impl PeerMetrics {
         registry.register(Box::new(self.clock_offset.clone()))
     }
 
-    /// Shows a peer's clock, or that it cannot be seen.
+    /// Takes note of a peer's clock, or that it cannot be seen.
     pub(crate) fn show_clock_offset(&self, peer: NodeId, offset_us: Option<i64>) {
-        let peer = peer.to_string();
+        let mut offsets_us = self.clock_offsets_us.lock();
         match offset_us {
-            Some(us) => self.clock_offset.with_label_values(&[&peer]).set(us as f64 / 1e6),
-            // There is none to remove if the clocks were never compared.
-            None => {
-                let _ = self.clock_offset.remove_label_values(&[&peer]);
-            }
-        }
+            Some(us) => offsets_us.insert(peer, us),
+            None => offsets_us.remove(&peer),
+        };
+        let most_us = offsets_us.values().max_by_key(|us| us.unsigned_abs());
+        self.clock_offset.set(most_us.map_or(0.0, |us| *us as f64 / 1e6));
     }
 }
 

@@ -236,18 +236,19 @@ impl<'a> Writer<'a> {
 
     async fn run(&mut self, mut socket: WriteHalf<'_>) -> io::Error {
         let keep_alive = self.shared.timing().keep_alive;
-        let mut signed_at = Instant::now() - keep_alive;
+        let mut signed_at: Option<Instant> = None;
         loop {
             let compares_clocks = self.class == Class::Liveness;
-            if compares_clocks && signed_at.elapsed() >= keep_alive {
-                signed_at = Instant::now();
+            let is_due = signed_at.is_none_or(|at| at.elapsed() >= keep_alive);
+            if compares_clocks && is_due {
+                signed_at = Some(Instant::now());
                 self.sign();
             } else if !self.take() {
                 let waited = timeout(keep_alive, self.peer.outbox.wait(self.class)).await;
                 if waited.is_ok() {
                     continue;
                 }
-                signed_at = Instant::now();
+                signed_at = Some(Instant::now());
                 self.sign();
             }
             let cost_bytes = self.encode();

@@ -11,7 +11,7 @@
 use super::action::{Action, Key};
 use super::event::SnapshotEvent;
 use super::message::{AbortReason, DeclineReason, Offer, SnapshotMessage};
-use super::metrics::{IN, SnapshotMetrics};
+use super::metrics::{IN, INSTALL_FAILED, SnapshotMetrics};
 use super::receiver::{Outcome, Receiver, Wish};
 use super::sender::Bounds;
 use super::service::FreeDisk;
@@ -306,7 +306,7 @@ impl Incoming {
                 return;
             }
             Outcome::InstallFailed => {
-                self.count_failure("install_failed");
+                self.count_failure(INSTALL_FAILED);
                 out.push(Action::Tell(SnapshotEvent::InstallFailed { group, position }));
             }
             Outcome::Declined(reason) => self.count_failure(reason.name()),

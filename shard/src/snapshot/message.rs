@@ -329,6 +329,14 @@ impl SnapshotMessage {
 }
 
 impl DeclineReason {
+    /// All, in the order of their codes.
+    pub const ALL: [DeclineReason; 4] = [
+        DeclineReason::Busy,
+        DeclineReason::NotWanted,
+        DeclineReason::DiskFull,
+        DeclineReason::Unavailable,
+    ];
+
     /// The name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -340,22 +348,13 @@ impl DeclineReason {
     }
 
     fn code(self) -> u8 {
-        match self {
-            DeclineReason::Busy => 1,
-            DeclineReason::NotWanted => 2,
-            DeclineReason::DiskFull => 3,
-            DeclineReason::Unavailable => 4,
-        }
+        self as u8 + 1
     }
 
     fn from_code(code: u8) -> Result<DeclineReason, DecodeError> {
-        Ok(match code {
-            1 => DeclineReason::Busy,
-            2 => DeclineReason::NotWanted,
-            3 => DeclineReason::DiskFull,
-            4 => DeclineReason::Unavailable,
-            _ => return Err(DecodeError("a snapshot was declined for an unknown reason")),
-        })
+        let index = usize::from(code).checked_sub(1);
+        let reason = index.and_then(|index| DeclineReason::ALL.get(index));
+        reason.copied().ok_or(DecodeError("a snapshot was declined for an unknown reason"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the snapshot service counts. Nothing is labelled by group: a node hosts thousands.
 
+use super::message::{AbortReason, DeclineReason};
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     exponential_buckets,
@@ -16,6 +17,8 @@ pub struct SnapshotMetrics {
     pub(crate) in_progress: IntGaugeVec,
 }
 
+/// The `reason` of a swap that failed.
+pub(crate) const INSTALL_FAILED: &str = "install_failed";
 /// The `direction` of what leaves.
 pub(crate) const OUT: &str = "out";
 /// The `direction` of what comes.
@@ -44,7 +47,7 @@ impl SnapshotMetrics {
             "flotilla_snapshot_duration_seconds",
             "Time from the offer of a snapshot until it was installed.",
         );
-        SnapshotMetrics {
+        let metrics = SnapshotMetrics {
             sent: counter(
                 "flotilla_snapshots_sent_total",
                 "Snapshots that a follower has installed.",
@@ -73,7 +76,19 @@ impl SnapshotMetrics {
                 &["direction"],
             )
             .expect("name and help are valid"),
+        };
+        // All series are there from the start: a missing one cannot be told from a silent node.
+        for direction in [IN, OUT] {
+            metrics.bytes.with_label_values(&[direction]);
+            metrics.duration.with_label_values(&[direction]);
+            metrics.in_progress.with_label_values(&[direction]);
+            let declined = DeclineReason::ALL.map(DeclineReason::name);
+            let aborted = AbortReason::ALL.map(AbortReason::name);
+            for reason in declined.into_iter().chain(aborted).chain([INSTALL_FAILED]) {
+                metrics.failures.with_label_values(&[direction, reason]);
+            }
         }
+        metrics
     }
 
     /// Adds all cells to `registry`.

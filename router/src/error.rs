@@ -84,6 +84,17 @@ impl RouteError {
         }
     }
 
+    /// True if the node that said so may serve the same request later.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            RouteError::Busy { .. }
+                | RouteError::Storage(_)
+                | RouteError::Corrupt(_)
+                | RouteError::DiskFull
+        )
+    }
+
     /// The error for a refusal that no other replica could answer better; `None` for one that asks
     /// to be routed elsewhere.
     pub(crate) fn of_final(refusal: &Refusal) -> Option<RouteError> {

@@ -1,14 +1,15 @@
 //! Finds the shard of a key and its leader, and carries requests and Raft messages between nodes.
 //!
-//! * [`Router`] takes operations from the doors: looks up, sends, learns, and retries what was
-//!   certainly not proposed ([`route`], [`pending`]). Requests over several shards are in [`scan`].
+//! * [`Router`] takes operations from the doors: looks up, sends, learns, and retries until the
+//!   deadline, each write under one name ([`route`], [`pending`], [`session`]). Requests over several shards are in [`scan`].
 //! * [`RangeMap`] and [`LeaderHints`] are what it knows; both are guesses that the shards check.
 //! * [`forward`] is the way to another node's shards and back; [`peer`] carries the bytes.
 //! * [`genesis`] is how the nodes of a new cluster agree on what it is.
 //!
 //! Invariants:
 //!
-//! * An operation that may have been proposed is never sent again, except a read.
+//! * A write that may have been proposed is sent again only under the same name, by which its
+//!   shard recognizes it.
 //! * Every request that was let in holds bytes of the node's budget until it is answered.
 //!
 //! What is absent: configuration files, disks, and what a shard does with a request.
@@ -28,6 +29,7 @@ pub mod session;
 pub mod shards;
 mod sink;
 pub mod slot;
+mod under_way;
 
 pub use error::RouteError;
 pub use leaders::LeaderHints;

@@ -138,11 +138,14 @@ pub(crate) enum Cause {
     Suspect,
     Stopping,
     LostRead,
+    LostWrite,
+    Session,
+    Unable,
     TimedOut,
 }
 
 impl Cause {
-    const NAMES: [&'static str; 11] = [
+    const NAMES: [&'static str; 14] = [
         "not_leader",
         "no_leader",
         "no_route",
@@ -153,6 +156,9 @@ impl Cause {
         "suspect",
         "stopping",
         "lost_read",
+        "lost_write",
+        "session",
+        "unable",
         "timed_out",
     ];
 }
@@ -166,6 +172,9 @@ pub struct RouterMetrics {
     pub(crate) forwarded: IntCounter,
     pub(crate) served_forwards: IntCounter,
     pub(crate) in_doubt: IntCounter,
+    pub(crate) doubts: IntCounter,
+    pub(crate) doubts_resolved: IntCounter,
+    pub(crate) sessions_renewed: IntCounter,
     pub(crate) forwards_pending: IntGauge,
     pub(crate) map_changes: IntCounter,
 }
@@ -195,7 +204,7 @@ impl RouterMetrics {
         let retries = IntCounterVec::new(
             Opts::new(
                 "flotilla_router_retries_total",
-                "Attempts made again because the one before certainly had no effect, by cause.",
+                "Attempts made again, by what became of the one before.",
             ),
             &["cause"],
         )?;
@@ -217,6 +226,18 @@ impl RouterMetrics {
                 "flotilla_router_in_doubt_total",
                 "Writes that ended without anybody knowing whether they took effect.",
             )?,
+            doubts: IntCounter::new(
+                "flotilla_router_doubts_total",
+                "Writes of which an attempt was lost, so that nobody knew its effect.",
+            )?,
+            doubts_resolved: IntCounter::new(
+                "flotilla_router_doubts_resolved_total",
+                "Writes in doubt whose outcome was learned by asking again.",
+            )?,
+            sessions_renewed: IntCounter::new(
+                "flotilla_router_sessions_renewed_total",
+                "Writes named anew because their shard had forgotten their session.",
+            )?,
             forwards_pending: IntGauge::new(
                 "flotilla_router_forwards_pending",
                 "Attempts on their way to other nodes and back.",
@@ -226,13 +247,16 @@ impl RouterMetrics {
                 "Times the range map was replaced by a newer one.",
             )?,
         };
-        let all: [Box<dyn Collector>; 8] = [
+        let all: [Box<dyn Collector>; 11] = [
             Box::new(requests),
             Box::new(durations),
             Box::new(retries),
             Box::new(metrics.forwarded.clone()),
             Box::new(metrics.served_forwards.clone()),
             Box::new(metrics.in_doubt.clone()),
+            Box::new(metrics.doubts.clone()),
+            Box::new(metrics.doubts_resolved.clone()),
+            Box::new(metrics.sessions_renewed.clone()),
             Box::new(metrics.forwards_pending.clone()),
             Box::new(metrics.map_changes.clone()),
         ];

@@ -1,18 +1,40 @@
-//! One request on its way: sent, judged, and sent again while that is certainly harmless.
+//! One request on its way: sent, judged, and sent again until its deadline.
 //!
-//! Sent again is only what was certainly not proposed, and reads. A write whose answer was lost
-//! ends at once as "maybe committed": a second, late application of even a plain put would undo
-//! what others wrote in between, and no history with that is linearizable.
+//! Every attempt of a write carries the same (session, sequence), so that its shard applies it once
+//! however many of them arrive. A write is *in doubt* from the first attempt whose fate nobody
+//! knows: from then on only the state machine's word ends it otherwise than as "maybe committed",
+//! for a refusal of the latest attempt says nothing about the earlier one.
+//!
+//! What comes of an attempt at a write:
+//!
+//! | the attempt                                   | not in doubt          | in doubt            |
+//! | --------------------------------------------- | --------------------- | ------------------- |
+//! | an outcome                                    | the answer            | the answer          |
+//! | outcome `OutOfRange` (never recorded)         | retry, map refreshed  | retry, likewise     |
+//! | outcome `SessionExpired`                      | retry, new session    | maybe committed     |
+//! | outcome `Acknowledged`                        | retry, new sequence   | maybe committed     |
+//! | the last two, name given by the caller        | the answer            | maybe committed     |
+//! | reply lost, connection lost, leader deposed   | retry, now in doubt   | retry               |
+//! | not leader, other epoch, no group, suspect, … | retry                 | retry               |
+//! | not sent; refused by a stopping node          | retry                 | retry               |
+//! | `Busy`, disk full, storage cannot be read     | that error            | retry               |
+//! | too large, keys in several shards             | that error            | maybe committed     |
+//! | this node stops, or has no memory for waiting | that error            | maybe committed     |
+//! | the deadline                                  | timeout, or no leader | maybe committed     |
+//!
+//! A read is never in doubt: where it was lost, it is made again.
 //!
 //! No request has a timer of its own: lanes answer at the deadline, overdue forwards are swept, and
 //! only the rare pause before another attempt arms one, on the shards' runtime, so that a caller
-//! needs none.
+//! needs none. Pauses double up to a limit, with jitter, so that what many requests lost at once
+//! does not come back at once.
 //!
 //! Invariants:
 //!
 //! * The first attempt is made by the call that starts the request, the others when it is polled.
 //! * A request holds its bytes of the budget from its start to its end, pauses included.
-//! * A request ends once; from then on its sequence counts as finished.
+//! * A request ends once; from then on its sequence counts as finished, and no attempt follows.
+//! * A write gets another name only when it certainly had no effect under the present one.
 //!
 //! What is absent: whom to ask (see [`crate::route`]).
 
@@ -21,7 +43,8 @@ use crate::metrics::{Cause, Kind, Outcome};
 use crate::route::{Aim, Inner, Prepared, Terms, Tries};
 use crate::session::Ticket;
 use flotilla_shard::{
-    Answer, CommandFailure, GroupId, NodeId, Operation, Origin, Permit, Refusal, WriteOutcome,
+    Answer, CommandFailure, Consistency, GroupId, NodeId, Operation, Origin, Permit, Refusal,
+    WriteOutcome,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -46,9 +69,12 @@ pub struct Pending {
     /// Bytes of the budget, between attempts; an attempt takes them along, and its end gives them
     /// back.
     permit: Option<Permit>,
-    /// Holds a write's sequence as unfinished.
+    /// Holds a write's sequence as unfinished; `None` for reads, and for writes that the caller
+    /// named.
     ticket: Option<Ticket>,
     tries: Tries,
+    /// The fate of an attempt is unknown; see the table above.
+    in_doubt: bool,
     state: State,
 }
 
@@ -72,11 +98,33 @@ impl Pending {
         deadline: Instant,
         now: Instant,
     ) -> Pending {
-        let ticket = operation.is_write().then(|| inner.sessions.begin());
+        let names = operation.is_write() && inner.options.names_writes();
+        let ticket = names.then(|| inner.sessions.begin());
         let origin = ticket.as_ref().map_or_else(Origin::default, Ticket::origin);
-        let terms = Terms { kind: Kind::of(&operation), origin, entered: now, deadline };
+        let kind = Kind::of(&operation);
+        let consistency = Consistency::Linearizable;
+        let terms = Terms { kind, origin, consistency, entered: now, deadline };
         let tries = Tries::default();
-        Pending { inner, operation, terms, permit: None, ticket, tries, state: State::Due }
+        let in_doubt = false;
+        let mut state = State::Due;
+        if inner.refuses_new.load(Ordering::Acquire) {
+            state = State::Failed(RouteError::Shutdown);
+        }
+        inner.under_way.enter();
+        Pending { inner, operation, terms, permit: None, ticket, tries, in_doubt, state }
+    }
+
+    /// The same under a name that the caller chose, and will answer for.
+    pub(crate) fn named(mut self, origin: Origin) -> Pending {
+        self.ticket = None;
+        self.terms.origin = origin;
+        self
+    }
+
+    /// The same read, as current as the caller wants it.
+    pub(crate) fn with_consistency(mut self, consistency: Consistency) -> Pending {
+        self.terms.consistency = consistency;
+        self
     }
 
     /// Makes the next attempt and hands it over.
@@ -95,22 +143,27 @@ impl Pending {
 
     /// Makes the next attempt; the caller hands it over. `None`: there is nothing to hand over.
     pub(crate) fn prepare(&mut self) -> Option<Prepared> {
+        if !matches!(self.state, State::Due) {
+            return None;
+        }
         let first = self.tries.cause.is_none();
         let now = if first { self.terms.entered } else { Instant::now() };
         if now >= self.terms.deadline {
-            self.state = State::Failed(self.out_of_time());
+            self.fail(self.out_of_time());
             return None;
         }
-        let permit = match self.permit.take().map_or_else(|| self.inner.admit(&self.operation), Ok)
-        {
-            Ok(permit) => permit,
-            Err(busy) => {
-                self.state = State::Failed(busy);
-                return None;
-            }
-        };
-        match self.inner.aim(&self.operation, &mut self.tries) {
+        match self.inner.aim(&self.operation, &self.terms, &mut self.tries) {
             Aim::At { node, group, epoch } => {
+                let permit = match self.permit.take() {
+                    Some(permit) => permit,
+                    None => match self.inner.admit(&self.operation, Some(group)) {
+                        Ok(permit) => permit,
+                        Err(busy) => {
+                            self.fail(busy);
+                            return None;
+                        }
+                    },
+                };
                 let to = (node, group, epoch, permit);
                 let (prepared, reply) = self.inner.prepare(self.operation.clone(), &self.terms, to);
                 let forward = match &prepared {
@@ -121,15 +174,23 @@ impl Pending {
                 Some(prepared)
             }
             Aim::Nobody(cause) => {
-                self.permit = Some(permit);
                 self.pause(cause);
                 None
             }
             Aim::Never(error) => {
-                self.state = State::Failed(error);
+                self.fail(error);
                 None
             }
         }
+    }
+
+    /// Makes no further attempt. What an earlier one did is not known once it is in doubt.
+    fn fail(&mut self, error: RouteError) {
+        let error = match self.in_doubt {
+            true => RouteError::Timeout { maybe_committed: true },
+            false => error,
+        };
+        self.state = State::Failed(error);
     }
 
     /// True if the present attempt is the forward `id`.
@@ -163,17 +224,13 @@ impl Pending {
         self.tries.cause = Some(cause);
         let left = self.terms.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            self.state = State::Failed(self.out_of_time());
-            return;
+            return self.fail(self.out_of_time());
         }
         // Who waits occupies memory too: the door may be too full for that.
         if self.permit.is_none() {
-            match self.inner.admit(&self.operation) {
+            match self.inner.admit(&self.operation, self.tries.group) {
                 Ok(permit) => self.permit = Some(permit),
-                Err(busy) => {
-                    self.state = State::Failed(busy);
-                    return;
-                }
+                Err(busy) => return self.fail(busy),
             }
         }
         self.inner.metrics.retried(cause);
@@ -206,9 +263,16 @@ impl Pending {
                 | Cause::Suspect
                 | Cause::Stopping,
             ) => RouteError::NoLeader { group: self.tries.group },
-            Some(Cause::Epoch | Cause::OutOfRange | Cause::LostRead | Cause::TimedOut) | None => {
-                RouteError::Timeout { maybe_committed: false }
-            }
+            Some(
+                Cause::Epoch
+                | Cause::OutOfRange
+                | Cause::LostRead
+                | Cause::LostWrite
+                | Cause::Session
+                | Cause::Unable
+                | Cause::TimedOut,
+            )
+            | None => RouteError::Timeout { maybe_committed: false },
         }
     }
 
@@ -226,6 +290,13 @@ impl Pending {
                 self.pause(Cause::OutOfRange);
                 return None;
             }
+            // Not applied under this name; or applied by an attempt before, and then forgotten.
+            Ok(Answer::Written(WriteOutcome::Failed(
+                failure @ (CommandFailure::SessionExpired { .. } | CommandFailure::Acknowledged),
+            ))) if self.in_doubt || self.ticket.is_some() => {
+                self.renamed(&failure);
+                return None;
+            }
             Ok(answer) if self.operation.is_answered_by(&answer) => return Some(answer),
             Ok(_) => {
                 tracing::error!(node = node.0, group = group.0, "an answer to another question");
@@ -235,7 +306,11 @@ impl Pending {
             Err(refusal) => refusal,
         };
         if let Some(error) = RouteError::of_final(&refusal) {
-            self.state = State::Failed(error);
+            // Whoever refuses now may have an answer later, to the attempt that is in doubt.
+            match self.in_doubt && error.may_pass() {
+                true => self.pause(Cause::Unable),
+                false => self.fail(error),
+            }
             return None;
         }
         match refusal {
@@ -250,15 +325,10 @@ impl Pending {
             }
             Refusal::Suspect | Refusal::Damaged => self.elsewhere(node, group, Cause::Suspect),
             Refusal::Shutdown if node == self.inner.options.node => {
-                self.state = State::Failed(RouteError::Shutdown);
+                self.fail(RouteError::Shutdown);
             }
             Refusal::Shutdown => self.elsewhere(node, group, Cause::Stopping),
-            Refusal::Timeout { maybe_committed: true } if self.operation.is_write() => {
-                self.state = State::Failed(RouteError::Timeout { maybe_committed: true });
-            }
-            Refusal::Timeout { maybe_committed: true } => {
-                self.elsewhere(node, group, Cause::LostRead);
-            }
+            Refusal::Timeout { maybe_committed: true } => self.lost(node, group),
             Refusal::Timeout { maybe_committed: false } => self.pause(Cause::TimedOut),
             Refusal::Busy { .. }
             | Refusal::TooLarge { .. }
@@ -269,15 +339,39 @@ impl Pending {
         None
     }
 
-    /// The answer will not come, and nobody says why: the other end was dropped.
+    /// What became of the attempt is not known: its answer was lost, or whoever could have given it
+    /// does not know.
     fn lost(&mut self, node: NodeId, group: GroupId) {
-        if self.operation.is_write() {
-            self.state = State::Failed(RouteError::Timeout { maybe_committed: true });
-        } else if self.inner.closed.load(Ordering::Acquire) {
-            self.state = State::Failed(RouteError::Shutdown);
+        if self.operation.is_write() && !self.in_doubt {
+            self.in_doubt = true;
+            self.inner.metrics.doubts.inc();
+        }
+        if self.inner.closed.load(Ordering::Acquire) {
+            self.fail(RouteError::Shutdown);
+        } else if self.in_doubt {
+            self.elsewhere(node, group, Cause::LostWrite);
         } else {
             self.elsewhere(node, group, Cause::LostRead);
         }
+    }
+
+    /// The shard does not take the write under its present name. Without doubt it had no effect and
+    /// gets another one.
+    fn renamed(&mut self, failure: &CommandFailure) {
+        if self.in_doubt {
+            // Ends as "maybe committed", whatever is said here.
+            return self.fail(RouteError::Timeout { maybe_committed: true });
+        }
+        let ticket = match failure {
+            CommandFailure::SessionExpired { watermark_ms } => {
+                self.inner.metrics.sessions_renewed.inc();
+                self.inner.sessions.renew(&self.terms.origin, *watermark_ms)
+            }
+            _ => self.inner.sessions.begin(),
+        };
+        self.terms.origin = ticket.origin();
+        self.ticket = Some(ticket);
+        self.follow(Cause::Session);
     }
 
     fn not_leader(&mut self, node: NodeId, group: GroupId, leader: Option<NodeId>) {
@@ -310,6 +404,10 @@ impl Pending {
 
     fn end(&mut self, result: Result<Answer, RouteError>) -> Poll<Result<Answer, RouteError>> {
         self.state = State::Ended;
+        if self.in_doubt && result.is_ok() {
+            self.inner.metrics.doubts_resolved.inc();
+        }
+        self.inner.under_way.leave();
         self.ticket = None;
         self.permit = None;
         let took = self.terms.entered.elapsed();
@@ -342,7 +440,7 @@ impl Future for Pending {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) => this.state = State::Due,
                     // The runtime of the timers has stopped.
-                    Poll::Ready(Err(_)) => this.state = State::Failed(RouteError::Shutdown),
+                    Poll::Ready(Err(_)) => this.fail(RouteError::Shutdown),
                 },
                 State::Failed(error) => {
                     let error = error.clone();
@@ -357,6 +455,7 @@ impl Future for Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !matches!(self.state, State::Ended) {
+            self.inner.under_way.leave();
             let took = self.terms.entered.elapsed();
             self.inner.metrics.ended(self.terms.kind, Outcome::Abandoned, took);
         }

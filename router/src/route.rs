@@ -1,7 +1,9 @@
 //! Where a request goes next: the shard of its keys, and the replica to ask.
 //!
 //! The replica on this node knows best who leads; then what other nodes said; then any other
-//! replica may be asked, one after another. A node that just failed is not the next one asked.
+//! replica may be asked, one after another. A node that just failed is not the next one asked. A
+//! read that need not be current asks the replica on this node, or any other that can be reached,
+//! and the leader when those cannot serve it.
 //!
 //! Invariants:
 //!
@@ -21,6 +23,7 @@ use crate::pending::{Pending, ReplyReceiver};
 use crate::session::Sessions;
 use crate::shards::LocalShards;
 use crate::sink::Sink;
+use crate::under_way::UnderWay;
 use arc_swap::ArcSwap;
 use flotilla_shard::{
     Budget, Consistency, Descriptor, Epoch, GroupId, NodeId, Operation, Origin, Permit, Reply,
@@ -52,6 +55,9 @@ pub struct RouterOptions {
     pub sweep_interval: Duration,
     /// What a caller is told when the budget is spent.
     pub busy_retry_after: Duration,
+    /// Writes carry no names: repeats are applied again. For tests that must be seen to fail.
+    #[cfg(feature = "test-switches")]
+    pub without_sessions: bool,
 }
 
 impl RouterOptions {
@@ -63,7 +69,18 @@ impl RouterOptions {
             backoff_max: Duration::from_millis(50),
             sweep_interval: Duration::from_millis(20),
             busy_retry_after: Duration::from_millis(10),
+            #[cfg(feature = "test-switches")]
+            without_sessions: std::env::var_os("FLOTILLA_TEST_WITHOUT_SESSIONS")
+                .is_some_and(|value| value == "1"),
         }
+    }
+
+    /// True if writes carry names by which shards recognize repeats.
+    pub(crate) fn names_writes(&self) -> bool {
+        #[cfg(feature = "test-switches")]
+        return !self.without_sessions;
+        #[cfg(not(feature = "test-switches"))]
+        true
     }
 }
 
@@ -86,7 +103,6 @@ impl Router {
         budget: Budget,
         metrics: RouterMetrics,
     ) -> Router {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
         let handle = lanes.handle();
         let interval = options.sweep_interval;
         let inner = Arc::new(Inner {
@@ -99,7 +115,9 @@ impl Router {
             map: ArcSwap::default(),
             learning: Mutex::new(()),
             hints: LeaderHints::new(),
-            sessions: Sessions::new(u64::try_from(now_ms).unwrap_or(u64::MAX)),
+            sessions: Sessions::new(now_ms()),
+            under_way: UnderWay::default(),
+            refuses_new: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
         inner.refresh();
@@ -121,16 +139,57 @@ impl Router {
         pending
     }
 
+    /// Starts a write under a name that the caller chose, and repeats it under that name only.
+    /// Otherwise as [`Router::start`].
+    ///
+    /// The caller answers for the name: one session, one sequence, one write. That the shard has
+    /// forgotten the session, or the answer, is told as the write's outcome
+    /// ([`CommandFailure::SessionExpired`](flotilla_shard::CommandFailure::SessionExpired),
+    /// [`CommandFailure::Acknowledged`](flotilla_shard::CommandFailure::Acknowledged)), unless an
+    /// attempt made here was lost: then as [`RouteError::Timeout`], maybe committed.
+    pub fn start_as(&self, origin: Origin, operation: Operation, deadline: Instant) -> Pending {
+        let now = Instant::now();
+        let pending = Pending::new(self.inner.clone(), operation, deadline, now);
+        let mut pending = pending.named(origin);
+        pending.advance();
+        pending
+    }
+
+    /// Starts a read that is as current as `consistency` says. Otherwise as [`Router::start`].
+    pub fn start_read(
+        &self,
+        operation: Operation,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Pending {
+        let now = Instant::now();
+        let pending = Pending::new(self.inner.clone(), operation, deadline, now);
+        let mut pending = pending.with_consistency(consistency);
+        pending.advance();
+        pending
+    }
+
     /// Starts several operations, waking each thread and each peer's connection once. Otherwise as
     /// [`Router::start`], in the order given.
     pub fn start_all(&self, operations: Vec<Operation>, deadline: Instant) -> Vec<Pending> {
+        self.start_all_with(operations, Consistency::Linearizable, deadline)
+    }
+
+    /// As [`Router::start_all`], with reads as current as `consistency` says.
+    pub fn start_all_with(
+        &self,
+        operations: Vec<Operation>,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Vec<Pending> {
         let now = Instant::now();
         let mut local = Vec::new();
         let mut remote: Vec<(NodeId, Vec<PeerMessage>)> = Vec::new();
         let mut pendings: Vec<Pending> = operations
             .into_iter()
             .map(|operation| {
-                let mut pending = Pending::new(self.inner.clone(), operation, deadline, now);
+                let pending = Pending::new(self.inner.clone(), operation, deadline, now);
+                let mut pending = pending.with_consistency(consistency);
                 match pending.prepare() {
                     Some(Prepared::Local(request)) => local.push(request),
                     Some(Prepared::Remote { node, message, .. }) => {
@@ -162,6 +221,11 @@ impl Router {
         self.start(operation, deadline)
     }
 
+    /// The node's promises of memory.
+    pub fn budget(&self) -> &Budget {
+        &self.inner.budget
+    }
+
     /// What this node knows of the shards.
     pub fn map(&self) -> Arc<RangeMap> {
         self.inner.map.load_full()
@@ -175,6 +239,18 @@ impl Router {
     /// Where messages of other nodes go. It does not keep the router alive.
     pub fn sink(&self) -> Arc<dyn Inbound> {
         Arc::new(Sink::new(Arc::downgrade(&self.inner)))
+    }
+
+    /// Refuses what callers on this node start from now on. What was started before goes on, and so
+    /// does what other nodes send.
+    pub fn refuse_new(&self) {
+        self.inner.refuses_new.store(true, Ordering::Release);
+    }
+
+    /// Returns when nothing that was started here is under way. Useful after
+    /// [`Router::refuse_new`]. A caller that neither polls nor drops its future is waited for.
+    pub async fn drained(&self) {
+        self.inner.under_way.none().await;
     }
 
     /// Refuses everything from now on, and ends what is on its way to other nodes.
@@ -218,6 +294,9 @@ pub(crate) struct Inner {
     learning: Mutex<()>,
     pub(crate) hints: LeaderHints,
     pub(crate) sessions: Sessions,
+    /// Requests that were started and have not ended.
+    pub(crate) under_way: UnderWay,
+    pub(crate) refuses_new: AtomicBool,
     pub(crate) closed: AtomicBool,
 }
 
@@ -259,13 +338,20 @@ pub(crate) enum Prepared {
 pub(crate) struct Terms {
     pub(crate) kind: Kind,
     pub(crate) origin: Origin,
+    pub(crate) consistency: Consistency,
     pub(crate) entered: Instant,
     pub(crate) deadline: Instant,
 }
 
+/// Milliseconds since the Unix epoch, as this machine's clock says.
+pub(crate) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+    u64::try_from(now).unwrap_or(u64::MAX)
+}
+
 impl Inner {
     /// Decides whom to ask next.
-    pub(crate) fn aim(&self, operation: &Operation, tries: &mut Tries) -> Aim {
+    pub(crate) fn aim(&self, operation: &Operation, terms: &Terms, tries: &mut Tries) -> Aim {
         if self.closed.load(Ordering::Acquire) {
             return Aim::Never(RouteError::Shutdown);
         }
@@ -284,17 +370,30 @@ impl Inner {
             Located::Across => return Aim::Never(RouteError::CrossShard),
         };
         tries.group = Some(descriptor.group);
-        let Some(node) = self.target(descriptor, tries) else {
-            return Aim::Nobody(Cause::NoLeader);
+        let any = terms.consistency != Consistency::Linearizable && !operation.is_write();
+        let node = match any.then(|| self.any_replica(descriptor, tries)).flatten() {
+            Some(node) => Some(node),
+            None => self.target(descriptor, tries),
         };
+        let Some(node) = node else { return Aim::Nobody(Cause::NoLeader) };
         Aim::At { node, group: descriptor.group, epoch: descriptor.epoch }
     }
 
     /// Takes what `operation` costs from the budget, for as long as it waits or is on its way.
-    pub(crate) fn admit(&self, operation: &Operation) -> Result<Permit, RouteError> {
+    ///
+    /// No shard gets more than is left for the others.
+    pub(crate) fn admit(
+        &self,
+        operation: &Operation,
+        group: Option<GroupId>,
+    ) -> Result<Permit, RouteError> {
         let bytes = operation.payload_bytes() + REQUEST_OVERHEAD_BYTES;
+        let permit = match group {
+            Some(group) => self.budget.acquire_for(group, bytes),
+            None => self.budget.acquire(bytes),
+        };
         let retry_after = self.options.busy_retry_after;
-        self.budget.acquire(bytes).ok_or(RouteError::Busy { retry_after })
+        permit.ok_or(RouteError::Busy { retry_after })
     }
 
     /// Makes the attempt that was decided, and where its answer will show.
@@ -304,11 +403,10 @@ impl Inner {
         terms: &Terms,
         (node, group, epoch, permit): (NodeId, GroupId, Epoch, Permit),
     ) -> (Prepared, ReplyReceiver) {
-        let Terms { origin, entered, deadline, .. } = *terms;
+        let Terms { origin, consistency, entered, deadline, .. } = *terms;
         if node == self.options.node {
             let (reply, receiver) = oneshot::channel();
             let reply = Reply::Oneshot(reply);
-            let consistency = Consistency::Linearizable;
             let request = Request {
                 group,
                 epoch,
@@ -325,9 +423,27 @@ impl Inner {
         let is_write = operation.is_write();
         let (id, receiver) = self.forwards.enter(node, is_write, deadline, permit);
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let body = ForwardedRequest { group, epoch, operation, consistency: flotilla_shard::Consistency::Linearizable, origin, timeout };
+        let body = ForwardedRequest { group, epoch, operation, consistency, origin, timeout };
         self.metrics.forwarded.inc();
         (Prepared::Remote { node, id, message: PeerMessage::Request { id, body } }, receiver)
+    }
+
+    /// Who is asked first for what need not be current: the replica here, else the next one that
+    /// can be reached. `None` once somebody named the leader, or all have been asked.
+    fn any_replica(&self, descriptor: &Descriptor, tries: &Tries) -> Option<NodeId> {
+        let me = self.options.node;
+        if tries.next.is_some() {
+            return None;
+        }
+        let has_own = descriptor.replica_on(me).is_some();
+        if has_own && tries.cause.is_none() {
+            return Some(me);
+        }
+        let others = descriptor.replicas.iter().map(|replica| replica.node);
+        let mut others = others.filter(|node| *node != me && self.transport.is_connected(*node));
+        // Pauses made count who was asked; the replica here was asked without one.
+        let asked = tries.attempt.saturating_sub(u32::from(has_own));
+        others.nth(asked as usize).filter(|node| Some(*node) != tries.avoid)
     }
 
     fn target(&self, descriptor: &Descriptor, tries: &mut Tries) -> Option<NodeId> {

@@ -17,7 +17,7 @@ use crate::error::RouteError;
 use crate::pending::Pending;
 use crate::route::Router;
 use bytes::Bytes;
-use flotilla_shard::{Answer, Entry, KeyRange, Operation, Write, WriteOutcome};
+use flotilla_shard::{Answer, Consistency, Entry, KeyRange, Operation, Write, WriteOutcome};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,8 +56,23 @@ impl Router {
         options: PageOptions,
         deadline: Instant,
     ) -> impl Future<Output = Result<Page, RouteError>> + Send + 'static {
+        self.page_with(range, options, Consistency::Linearizable, deadline)
+    }
+
+    /// As [`Router::page`], as current as `consistency` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Router::page`].
+    pub fn page_with(
+        &self,
+        range: KeyRange,
+        options: PageOptions,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Page, RouteError>> + Send + 'static {
         let router = self.clone();
-        let mut asked = router.start_page(&range, options, deadline);
+        let mut asked = router.start_page(&range, options, consistency, deadline);
         async move {
             loop {
                 let Some((part, pending)) = asked else {
@@ -71,7 +86,7 @@ impl Router {
                     Ok(other) => unexpected(&other),
                     // The shard was split on the way.
                     Err(RouteError::CrossShard) => {
-                        asked = router.start_page(&range, options, deadline);
+                        asked = router.start_page(&range, options, consistency, deadline);
                     }
                     Err(error) => return Err(error),
                 }
@@ -83,6 +98,7 @@ impl Router {
         &self,
         range: &KeyRange,
         options: PageOptions,
+        consistency: Consistency,
         deadline: Instant,
     ) -> Option<(KeyRange, Pending)> {
         let PageOptions { rows_max, bytes_max, reverse, keys_only } = options;
@@ -92,7 +108,7 @@ impl Router {
         let rows_max = rows_max.max(1);
         let range = part.clone();
         let operation = Operation::Page { range, rows_max, bytes_max, reverse, keys_only };
-        Some((part, self.start(operation, deadline)))
+        Some((part, self.start_read(operation, consistency, deadline)))
     }
 
     /// How many keys `range` holds, over all shards; not one snapshot.
@@ -153,8 +169,23 @@ impl Router {
         keys: Vec<Bytes>,
         deadline: Instant,
     ) -> impl Future<Output = Result<Vec<Option<Entry>>, RouteError>> + Send + 'static {
+        self.get_many_with(keys, Consistency::Linearizable, deadline)
+    }
+
+    /// As [`Router::get_many`], as current as `consistency` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Router::get_many`].
+    pub fn get_many_with(
+        &self,
+        keys: Vec<Bytes>,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Vec<Option<Entry>>, RouteError>> + Send + 'static {
         let keys: Arc<[Bytes]> = keys.into();
-        let parts = self.fan_out_keys(keys.clone(), |keys| Operation::GetMany { keys }, deadline);
+        let operation = |keys| Operation::GetMany { keys };
+        let parts = self.fan_out_keys(keys.clone(), operation, consistency, deadline);
         async move {
             let mut values = vec![None; keys.len()];
             for (indexes, answer) in parts.await? {
@@ -181,7 +212,8 @@ impl Router {
         deadline: Instant,
     ) -> impl Future<Output = Result<u64, RouteError>> + Send + 'static {
         let operation = |keys| Operation::Write(Write::Delete { keys });
-        let parts = self.fan_out_keys(keys.into(), operation, deadline);
+        let current = Consistency::Linearizable;
+        let parts = self.fan_out_keys(keys.into(), operation, current, deadline);
         async move {
             let mut total = 0;
             for (_, answer) in parts.await? {
@@ -217,6 +249,7 @@ impl Router {
         &self,
         keys: Arc<[Bytes]>,
         operation: impl Fn(Vec<Bytes>) -> Operation + Send + 'static,
+        consistency: Consistency,
         deadline: Instant,
     ) -> impl Future<Output = Result<Vec<(Vec<usize>, Answer)>, RouteError>> + Send + 'static {
         let router = self.clone();
@@ -229,7 +262,8 @@ impl Router {
                 .iter()
                 .map(|part| operation(part.iter().map(|index| keys[*index].clone()).collect()))
                 .collect();
-            parts.into_iter().zip(router.start_all(operations, deadline)).collect()
+            let started = router.start_all_with(operations, consistency, deadline);
+            parts.into_iter().zip(started).collect()
         };
         let started = cut(&[all]);
         gather(started, cut)

@@ -10,11 +10,12 @@
 //! Invariants:
 //!
 //! * A sequence is used once, by one write, over all shards, in one session; sessions are drawn at
-//!   random at every start and never resumed.
+//!   random at every start and never resumed. One that a shard has forgotten is replaced.
 //! * `lowest_unacknowledged` never exceeds a sequence that is not finished, and only grows.
 //!
 //! What is absent: the shards' side of exactly-once, and retries.
 
+use arc_swap::ArcSwap;
 use flotilla_shard::Origin;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -27,16 +28,14 @@ const SESSIONS: usize = 8;
 /// The sessions of one router.
 #[derive(Debug)]
 pub struct Sessions {
-    sessions: Vec<Arc<Session>>,
+    sessions: Vec<ArcSwap<Session>>,
 }
 
 impl Sessions {
     /// Fresh sessions, born now (`now_ms`, milliseconds since the Unix epoch), with random names.
     pub fn new(now_ms: u64) -> Sessions {
-        let sessions = (0..SESSIONS)
-            // 0 means "no session".
-            .map(|_| Arc::new(Session::new(rand::random_range(1..=u64::MAX), now_ms)))
-            .collect();
+        let sessions =
+            (0..SESSIONS).map(|_| ArcSwap::from_pointee(Session::fresh(now_ms))).collect();
         Sessions { sessions }
     }
 
@@ -47,7 +46,32 @@ impl Sessions {
             static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed);
         }
         let mine = MINE.with(|mine| *mine) & (SESSIONS - 1);
-        Session::begin(&self.sessions[mine])
+        Session::begin(&self.sessions[mine].load())
+    }
+
+    /// Names anew a write that a shard did not take as `expired`, because it admits only sessions
+    /// born after `watermark_ms`. The session at fault is replaced for all later writes, once,
+    /// however many of its writes come back.
+    pub fn renew(&self, expired: &Origin, watermark_ms: u64) -> Ticket {
+        let is_it = |session: &Session| session.id == expired.session;
+        let slot = self.sessions.iter().find(|slot| is_it(&slot.load()));
+        let Some(slot) = slot else {
+            // Replaced meanwhile, and whoever did so knew at least one shard's watermark.
+            let young = self.sessions.iter().find(|slot| slot.load().born_ms > watermark_ms);
+            return match young {
+                Some(slot) => Session::begin(&slot.load()),
+                None => self.replace(&self.sessions[0], watermark_ms),
+            };
+        };
+        self.replace(slot, watermark_ms)
+    }
+
+    fn replace(&self, slot: &ArcSwap<Session>, watermark_ms: u64) -> Ticket {
+        let born_ms = crate::route::now_ms().max(watermark_ms.saturating_add(1));
+        let fresh = Arc::new(Session::fresh(born_ms));
+        let ticket = Session::begin(&fresh);
+        slot.store(fresh);
+        ticket
     }
 }
 
@@ -63,6 +87,11 @@ struct Session {
 }
 
 impl Session {
+    fn fresh(born_ms: u64) -> Session {
+        // 0 means "no session".
+        Session::new(rand::random_range(1..=u64::MAX), born_ms)
+    }
+
     fn new(id: u64, born_ms: u64) -> Session {
         Session {
             id,
@@ -191,6 +220,23 @@ mod tests {
         assert_eq!(names.len(), origins.len());
         assert!(origins.iter().all(|origin| origin.session != 0 && origin.session_born_ms == 1));
         assert!(origins.iter().all(|origin| origin.lowest_unacknowledged <= origin.sequence));
+    }
+
+    #[test]
+    fn a_forgotten_session_is_replaced_once_for_all_its_writes() {
+        let sessions = Sessions::new(1);
+        let (first, second) = (sessions.begin(), sessions.begin());
+        let far = u64::MAX / 2;
+        let renewed = sessions.renew(&first.origin(), far);
+        assert_ne!(renewed.origin().session, first.origin().session);
+        assert!(renewed.origin().session_born_ms > far);
+        let again = sessions.renew(&second.origin(), far);
+        assert_eq!(again.origin().session, renewed.origin().session, "the same fresh one");
+        assert_ne!(again.origin().sequence, renewed.origin().sequence);
+        assert_eq!(sessions.begin().origin().session, renewed.origin().session);
+        // Another shard has forgotten even later ones.
+        let later = sessions.renew(&second.origin(), far * 2);
+        assert!(later.origin().session_born_ms > far * 2);
     }
 
     proptest! {

@@ -96,17 +96,6 @@ async fn what_was_certainly_not_proposed_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_write_that_may_have_been_proposed_is_not_tried_again() {
-    let world = World::new(&[]);
-    world.prank(1, Prank::Say(Refusal::Timeout { maybe_committed: true }));
-    assert_eq!(world.router(1).execute(put("a", "1"), late()).await, Err(IN_DOUBT));
-    world.prank(1, Prank::Drop);
-    assert_eq!(world.router(1).execute(put("a", "1"), late()).await, Err(IN_DOUBT));
-    assert_eq!(world.asked(), [1, 1]);
-    assert_eq!(world.nodes[0].metric("flotilla_router_in_doubt_total"), 2.0);
-}
-
-#[tokio::test]
 async fn a_read_that_was_lost_is_tried_again() {
     let world = World::new(&[]);
     world.shared.lock().rows.insert(Bytes::from("a"), Bytes::from("1"));
@@ -116,7 +105,7 @@ async fn a_read_that_was_lost_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_ends_writes_in_doubt_and_moves_reads() {
+async fn a_lost_connection_moves_reads_and_writes() {
     let world = World::new(&[]);
     world.prank(1, Prank::Hold);
     world.prank(1, Prank::Hold);
@@ -126,9 +115,9 @@ async fn a_lost_connection_ends_writes_in_doubt_and_moves_reads() {
     assert_eq!(world.nodes[1].metric("flotilla_router_forwards_pending"), 2.0);
     world.shared.lock().leaders.insert(GroupId(1), NodeId(3));
     world.network.cut(NodeId(1), NodeId(2));
-    assert_eq!(write.await, Err(IN_DOUBT));
     assert_eq!(read.await, Ok(Answer::Value(None)));
-    assert_eq!(world.asked(), [1, 1, 3], "the write was not sent again");
+    assert_eq!(write.await, Ok(written()));
+    assert_eq!(world.asked(), [1, 1, 3, 3]);
     assert_eq!(world.nodes[1].metric("flotilla_router_forwards_pending"), 0.0);
     assert_eq!(world.nodes[1].budget.used_bytes(), 0);
 }
@@ -137,7 +126,7 @@ async fn a_lost_connection_ends_writes_in_doubt_and_moves_reads() {
 async fn a_late_answer_changes_nothing() {
     let world = World::new(&[]);
     world.prank(1, Prank::Hold);
-    let pending = world.router(2).start(put("a", "1"), late());
+    let pending = world.router(2).start(put("a", "1"), soon());
     let Reply::Peer { id, .. } = world.shared.lock().held.pop().unwrap().reply else {
         panic!("the request came from a peer");
     };
@@ -205,7 +194,8 @@ async fn only_the_door_refuses_and_it_does_so_at_once() {
     let error = world.router(2).execute(put("b", "1"), late()).await.unwrap_err();
     assert!(matches!(error, RouteError::Busy { .. }));
     world.shared.lock().held.clear();
-    assert_eq!(first.await, Err(IN_DOUBT));
+    let done = Answer::Written(WriteOutcome::Batch { version: 1, written: true });
+    assert_eq!(first.await, Ok(done), "its reply was dropped, and it is made again");
     assert_eq!(world.router(1).execute(put("b", "1"), late()).await, Ok(written()));
 
     world.prank(1, Prank::Say(Refusal::Busy { retry_after: Duration::from_millis(7) }));
@@ -267,8 +257,8 @@ async fn finished_writes_are_reported_finished() {
     let router = world.router(1);
     world.prank(1, Prank::Hold);
     let stuck = router.start(put("a", "1"), late());
-    world.prank(1, Prank::Say(Refusal::Timeout { maybe_committed: true }));
-    assert_eq!(router.execute(put("b", "1"), late()).await, Err(IN_DOUBT));
+    world.prank(1, Prank::Lose);
+    assert_eq!(router.execute(put("b", "1"), late()).await, Ok(written()));
     router.execute(put("c", "1"), late()).await.unwrap();
     let last = |world: &World| world.shared.lock().seen.last().unwrap().origin;
     let stuck_sequence = world.shared.lock().seen[0].origin.sequence;

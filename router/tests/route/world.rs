@@ -5,9 +5,9 @@ use bytes::Bytes;
 use flotilla_router::peer::{Inbound, LocalNetwork};
 use flotilla_router::{LocalShards, Router, RouterMetrics, RouterOptions, TransportSlot};
 use flotilla_shard::{
-    Answer, Budget, Condition, Descriptor, Entry, Epoch, GroupId, GroupMessage, KeyRange, NodeId,
-    Operation, Outbox, Parcel, Refusal, ReplicaDescriptor, ReplicaId, Reply, Request, Write,
-    WriteOutcome,
+    Answer, Budget, CommandFailure, Condition, Consistency, Descriptor, Entry, Epoch, GroupId,
+    GroupMessage, KeyRange, NodeId, Operation, Origin, Outbox, Parcel, Refusal, ReplicaDescriptor,
+    ReplicaId, Reply, Request, Write, WriteOutcome,
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -24,6 +24,10 @@ pub enum Prank {
     Hold,
     /// The reply is dropped unanswered.
     Drop,
+    /// The request is served, and its answer lost.
+    Lose,
+    /// The state machine says so.
+    Fail(CommandFailure),
 }
 
 /// What the replicas of all nodes know and did.
@@ -37,6 +41,10 @@ pub struct Shared {
     pub held: Vec<Request>,
     /// Every request that reached a node, in order.
     pub seen: Vec<Seen>,
+    /// Every put that changed the rows, in order.
+    pub effects: Vec<(Bytes, Bytes)>,
+    /// What writes with names were answered.
+    pub answers: BTreeMap<(u64, u64), WriteOutcome>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,7 +52,8 @@ pub struct Seen {
     pub node: NodeId,
     pub group: GroupId,
     pub operation: Operation,
-    pub origin: flotilla_shard::Origin,
+    pub origin: Origin,
+    pub consistency: Consistency,
 }
 
 pub struct World {
@@ -64,6 +73,11 @@ pub struct TestNode {
 impl World {
     /// Three nodes; shards cut at `borders`, group 1 the first, led by nodes 1, 2, 3, 1, ... in turn.
     pub fn new(borders: &[&str]) -> World {
+        World::with_options(borders, RouterOptions::new)
+    }
+
+    /// The same with routers of other options.
+    pub fn with_options(borders: &[&str], options: impl Fn(NodeId) -> RouterOptions) -> World {
         let mut shared = Shared::default();
         let starts = std::iter::once("").chain(borders.iter().copied());
         let ends = borders.iter().copied().map(Some).chain([None]);
@@ -74,7 +88,8 @@ impl World {
         }
         let shared = Arc::new(Mutex::new(shared));
         let network = LocalNetwork::new();
-        let nodes = (1..=3).map(|id| TestNode::new(NodeId(id), &shared, &network)).collect();
+        let node = |id| TestNode::new(options(NodeId(id)), &shared, &network);
+        let nodes = (1..=3).map(node).collect();
         World { shared, network, nodes }
     }
 
@@ -89,6 +104,23 @@ impl World {
     /// Nodes asked so far, in order.
     pub fn asked(&self) -> Vec<u64> {
         self.shared.lock().seen.iter().map(|seen| seen.node.0).collect()
+    }
+
+    /// Lets the held requests take effect now, as entries that were in the log all the time; their
+    /// answers find nobody.
+    pub fn commit_held(&self) {
+        let mut shared = self.shared.lock();
+        for request in std::mem::take(&mut shared.held) {
+            if let Operation::Write(write) = &request.operation {
+                shared.apply(&request.origin, &KeyRange::whole(), write);
+            }
+        }
+    }
+
+    /// How often a put of `value` took effect.
+    pub fn effects_of(&self, value: &str) -> usize {
+        let shared = self.shared.lock();
+        shared.effects.iter().filter(|(_, written)| written == value.as_bytes()).count()
     }
 
     /// Splits the shard that holds `border`; the new half gets `group` and the same leader.
@@ -110,7 +142,12 @@ impl World {
 }
 
 impl TestNode {
-    fn new(id: NodeId, shared: &Arc<Mutex<Shared>>, network: &LocalNetwork) -> TestNode {
+    fn new(
+        options: RouterOptions,
+        shared: &Arc<Mutex<Shared>>,
+        network: &LocalNetwork,
+    ) -> TestNode {
+        let id = options.node;
         let slot = TransportSlot::new();
         let shards = FakeShards {
             node: id,
@@ -121,7 +158,7 @@ impl TestNode {
         let budget = Budget::new(BUDGET_BYTES);
         let registry = Registry::new();
         let router = Router::new(
-            RouterOptions::new(id),
+            options,
             shards,
             Arc::new(slot.clone()),
             budget.clone(),
@@ -159,6 +196,7 @@ impl LocalShards for FakeShards {
                 group: request.group,
                 operation: request.operation.clone(),
                 origin: request.origin,
+                consistency: request.consistency,
             });
             let prank = shared.pranks.get_mut(&self.node).and_then(VecDeque::pop_front);
             match prank {
@@ -168,6 +206,11 @@ impl LocalShards for FakeShards {
                 }
                 Some(Prank::Drop) => return,
                 Some(Prank::Say(refusal)) => Err(refusal),
+                Some(Prank::Lose) => {
+                    let served = shared.serve(self.node, &request);
+                    served.and(Err(Refusal::Timeout { maybe_committed: true }))
+                }
+                Some(Prank::Fail(failure)) => Ok(Answer::Written(WriteOutcome::Failed(failure))),
                 None => shared.serve(self.node, &request),
             }
         };
@@ -210,7 +253,9 @@ impl Shared {
             return Err(Refusal::GroupNotFound);
         };
         let leader = self.leaders.get(&request.group).copied();
-        if leader != Some(node) {
+        let anybody = !request.operation.is_write()
+            && !matches!(request.consistency, Consistency::Linearizable);
+        if leader != Some(node) && !anybody {
             return Err(Refusal::NotLeader { leader });
         }
         if shard.epoch != request.epoch {
@@ -239,13 +284,29 @@ impl Shared {
             Operation::Count { range: asked } => {
                 Answer::Count(self.rows_of(&range, asked).len() as u64)
             }
-            Operation::Write(write) => Answer::Written(self.write(&range, write)),
+            Operation::Write(write) => Answer::Written(self.apply(&request.origin, &range, write)),
         })
+    }
+
+    /// What a state machine promises: one name, one effect, one answer.
+    fn apply(&mut self, origin: &Origin, shard: &KeyRange, write: &Write) -> WriteOutcome {
+        let name = (origin.session, origin.sequence);
+        if origin.session != 0
+            && let Some(answered) = self.answers.get(&name)
+        {
+            return answered.clone();
+        }
+        let outcome = self.write(shard, write);
+        if origin.session != 0 {
+            self.answers.insert(name, outcome.clone());
+        }
+        outcome
     }
 
     fn write(&mut self, shard: &KeyRange, write: &Write) -> WriteOutcome {
         match write {
             Write::Put { key, value, .. } => {
+                self.effects.push((key.clone(), value.clone()));
                 self.rows.insert(key.clone(), value.clone());
                 WriteOutcome::Put { version: 1, written: true, previous: None }
             }
@@ -264,13 +325,19 @@ impl Shared {
     }
 
     fn get(&self, key: &Bytes) -> Option<Entry> {
-        self.rows.get(key).map(|value| Entry { value: value.clone(), version: 1, expires_at_ms: None })
+        self.rows.get(key).map(|value| Entry {
+            value: value.clone(),
+            version: 1,
+            expires_at_ms: None,
+        })
     }
 
     fn rows_of(&self, shard: &KeyRange, asked: &KeyRange) -> Vec<(Bytes, Entry)> {
         let inside = self.rows.iter().filter(|(key, _)| shard.contains(key) && asked.contains(key));
         inside
-            .map(|(key, value)| (key.clone(), Entry { value: value.clone(), version: 1, expires_at_ms: None }))
+            .map(|(key, value)| {
+                (key.clone(), Entry { value: value.clone(), version: 1, expires_at_ms: None })
+            })
             .collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Rows that expire: the same on all replicas, gone for good after any failover, removed in time.
 
 use crate::common::{Group, put, rows_on_disk};
-use crate::key;
+use crate::{add, key};
 use bytes::Bytes;
 use flotilla_shard::effects::Event;
 use flotilla_shard::*;
@@ -111,9 +111,14 @@ fn only_shards_with_expiring_rows_write_ceilings() {
 fn a_new_leader_stamps_nothing_before_it_knows_its_past() {
     let mut group = Group::new(3);
     let old = group.elect();
+    let new = old % 3 + 1;
+    assert!(group.answer(old, add("n", 1)).is_ok());
+    group.checkpoint(new);
+    // From here on the next leader has everything and applies nothing.
+    group.member(new).reads_held = true;
+    assert!(group.answer(old, add("n", 1)).is_ok());
     let at_ms = group.now().wall_ms + 10_000;
     assert!(group.answer(old, put_until("e", at_ms)).is_ok());
-    let new = old % 3 + 1;
     group.member(new).behind_ms = 50_000;
     let was_ms = group.now().wall_ms;
     group.event(old, Event::Transfer(Some(NodeId(new))));
@@ -137,6 +142,8 @@ fn a_new_leader_stamps_nothing_before_it_knows_its_past() {
             }
         }
     }
+    group.settle();
+    group.member(new).reads_held = false;
     group.settle();
     assert_eq!(group.member(new).replica.status().role(), Role::Leader);
     let answers = waiters.iter_mut().map(|waiter| waiter.try_recv().expect("answered"));

@@ -258,3 +258,32 @@ fn a_damaged_row_sends_its_reader_elsewhere_when_there_are_others() {
     group.pass(Duration::from_secs(2));
     assert_eq!(local_text(&mut group, leader, "a"), "1", "rebuilt");
 }
+
+/// What became of the entry is not in the rows: to say that it had no effect would be a guess.
+#[test]
+fn a_proposal_that_a_snapshot_passes_over_ends_in_doubt() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    group.cut = vec![NodeId(old)];
+    let write = Operation::Write(put("lost", "1"));
+    let mut waiter = group.request(old, write, Duration::from_secs(60));
+    let new = group.elect();
+    for n in 0..30 {
+        let write = put(&format!("k{n}"), &n.to_string());
+        assert!(group.answer(new, Operation::Write(write)).is_ok());
+    }
+    assert_eq!(number(retry(&mut group, new)), 5);
+    group.checkpoint(new);
+    group.conditions.log_keep_permille = 0;
+    group.event(new, Event::Trim);
+    group.settle();
+    group.conditions.log_keep_permille = 1000;
+    group.cut.clear();
+    group.pass(Duration::from_secs(2));
+    assert_eq!(group.snapshots_sent, 1);
+    assert_eq!(
+        waiter.try_recv().expect("nothing will ever tell"),
+        Err(Refusal::Timeout { maybe_committed: true })
+    );
+    assert_whole(&mut group, new, old);
+}

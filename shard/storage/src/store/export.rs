@@ -219,3 +219,65 @@ impl std::fmt::Debug for Export {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::extent::Extent;
+    use super::super::file::SHARDS_TABLE;
+    use super::super::snapshot::Committed;
+    use super::super::{RowChange, StoreMetrics, StoreOptions};
+    use super::*;
+
+    /// A shard whose rows lie in parts of two tables, as after a merge of shards.
+    #[test]
+    fn an_export_walks_all_extents_and_nothing_outside_of_their_clips() {
+        let (store, _) = Store::open_with_backend(
+            Box::new(|| Ok(Box::new(redb::backends::InMemoryBackend::new()))),
+            StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
+            StoreMetrics::new(),
+        )
+        .unwrap();
+        let mut tables = Vec::new();
+        for group in [GroupId(1), GroupId(2)] {
+            let mut shard = store.create_shard(group, KeyRange::whole(), Bytes::new());
+            let put = |row: u32| RowChange::Put {
+                key: format!("{row:03}").into(),
+                value: group.0.to_string().into(),
+                flags: 0,
+                expires_at_ms: None,
+            };
+            shard.apply((0..100).map(put).collect());
+            store.checkpoint(&[shard.freeze((1, 1), Bytes::new(), 0)]).unwrap();
+            tables.push(store.state(group).unwrap().extents[0].table);
+        }
+        let clip = |start: &'static str, end: &'static str| KeyRange::new(start, Some(end.into()));
+        let extents = vec![
+            Extent { table: tables[1], clip: clip("010", "030") },
+            Extent { table: tables[0], clip: clip("050", "060") },
+        ];
+        let (group, meta) = (GroupId(3), Bytes::from_static(b"meta"));
+        let state = ShardState { group, applied: (9, 2), version: 50, rows: 30, extents, meta };
+        let record = |transaction: &redb::WriteTransaction, current: &Snapshot| {
+            let mut records = transaction.open_table(SHARDS_TABLE).unwrap();
+            records.insert(group.0, &state.encode()[..]).unwrap();
+            let states = vec![Arc::new(state.clone())];
+            Ok(Committed { states, table_next: current.table_next, ..Committed::default() })
+        };
+        store.base().commit(record).unwrap();
+
+        for bytes_max in [1, 100, 1 << 20] {
+            let mut export = store.export(group).unwrap().unwrap();
+            let mut keys = Vec::new();
+            while let Some(chunk) = export.next(bytes_max).unwrap() {
+                for (key, stored) in chunk::decode(&chunk).unwrap() {
+                    let row = row::decode(&key, &stored).unwrap();
+                    assert_eq!(row.value, if &key[..] < b"040".as_slice() { b"2" } else { b"1" });
+                    keys.push(String::from_utf8(key.to_vec()).unwrap());
+                }
+            }
+            let want = (10..30).chain(50..60).map(|row| format!("{row:03}"));
+            assert_eq!(keys, want.collect::<Vec<_>>());
+            assert_eq!((export.rows(), export.applied()), (30, (9, 2)));
+        }
+    }
+}

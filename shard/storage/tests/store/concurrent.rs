@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use flotilla_storage::store::{
-    CheckpointCompletion, Checkpointed, Checkpointer, PageOptions, RowChange, ShardReader,
+    CheckpointCompletion, Checkpointed, Checkpointer, Lookup, PageOptions, RowChange, ShardReader,
     StoreError,
 };
 use flotilla_storage::{GroupId, KeyRange};
@@ -174,4 +174,33 @@ fn each_lane_is_told_about_its_own_shards() {
     let (_, states) = open(&disk).unwrap();
     assert_eq!(states.len(), 20);
     assert!(states.iter().all(|state| state.applied == (state.group.0, 1) && state.rows == 1));
+}
+
+/// What was merged last is still read from memory, until there is no room for it, and never hides
+/// what came later.
+#[test]
+fn merged_memtables_answer_reads_within_their_limit() {
+    let (store, _) = open(&Disk::default()).unwrap();
+    let mut shard = store.create_shard(GROUP, KeyRange::whole(), "".into());
+    let held_bytes = || metric(&store, "flotilla_store_merged_memtable_bytes");
+    shard.apply(vec![put("a", "1"), put("b", "1")]);
+    store.checkpoint(&[shard.freeze((1, 1), "".into(), 0)]).unwrap();
+    assert!(held_bytes() > 0.0);
+    assert!(matches!(shard.lookup(b"a"), Lookup::Row(row) if row.value == "1"));
+    shard.apply(vec![put("a", "2"), RowChange::Delete { key: "b".into() }]);
+    assert!(matches!(shard.lookup(b"b"), Lookup::Absent));
+    store.checkpoint(&[shard.freeze((2, 1), "".into(), 0)]).unwrap();
+    assert!(matches!(shard.lookup(b"a"), Lookup::Row(row) if row.value == "2"));
+    assert!(matches!(shard.lookup(b"b"), Lookup::Absent));
+    assert!(matches!(shard.lookup(b"c"), Lookup::Below));
+    assert_eq!(shard.memory_bytes(), 0, "it does not count as unmerged");
+    shard.apply(vec![RowChange::DeleteRange(KeyRange::prefix("a"))]);
+    assert!(matches!(shard.lookup(b"a"), Lookup::Absent));
+    shard.clear();
+    assert!(matches!(shard.lookup(b"c"), Lookup::Absent));
+    store.checkpoint(&[shard.freeze((3, 1), "".into(), 0)]).unwrap();
+    store.release_merged_memtables();
+    assert!(matches!(shard.lookup(b"a"), Lookup::Below));
+    assert_eq!(held_bytes(), 0.0);
+    assert!(shard.view().get(b"a").unwrap().is_none());
 }

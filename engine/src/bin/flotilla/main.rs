@@ -17,6 +17,7 @@ macro_rules! say {
 mod config;
 mod demo;
 mod failure;
+mod inspect;
 mod node;
 mod serve;
 mod settings_args;
@@ -50,6 +51,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Ask running nodes what they host and how many losses they can bear.
     Status(status::StatusArgs),
+    /// Say what is in the directory of a node that does not run, and what is wrong with it.
+    Inspect(inspect::InspectArgs),
     /// Check or print the configuration without starting anything.
     Config(config::ConfigArgs),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
     };
     match result {

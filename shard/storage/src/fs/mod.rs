@@ -13,13 +13,15 @@
 //! What is absent: caching, retries, formats.
 
 mod lock;
+mod overlay;
 mod real;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use lock::{DirectoryLock, LockError};
+pub use lock::{DirectoryLock, LOCK_FILE, LockError};
+pub use overlay::read_only;
 pub use real::{RealFs, free_bytes};
 
 /// A file system, or the simulation of one.

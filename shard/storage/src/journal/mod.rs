@@ -53,5 +53,8 @@ pub use health::JournalHealth;
 pub use metrics::JournalMetrics;
 pub use options::{BLOCK_BYTES, JournalOptions, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use reader::JournalReader;
-pub use recovery::{Corruption, RecoveredGroup, Recovery};
+pub use recovery::{
+    Corruption, InspectedBatch, InspectedGroup, InspectedSegment, Inspection, Place, PlaceKind,
+    RecoveredGroup, Recovery, inspect,
+};
 pub use thread::{Completion, JournalHandle, JournalThread};

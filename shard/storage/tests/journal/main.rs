@@ -2,6 +2,7 @@
 //! `docs/journal-format.md`.
 
 mod damage;
+mod flips;
 mod full;
 mod model;
 mod rules;

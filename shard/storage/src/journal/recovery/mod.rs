@@ -2,12 +2,14 @@
 //!
 //! * `scan` finds batches in the bytes of one segment.
 //! * `select` decides which of them are the log: boots, beginning, corruption, torn tail.
+//! * `inspect` does all that for people, and writes nothing.
 //! * `replay` turns a group's records into the group.
 //! * This file feeds them and then writes: kept batches that were never proven synced once more,
 //!   and the first batch of this boot, which voids whatever was cut.
 //!
 //! Damage is never an error here, and no bytes may make recovery panic.
 
+mod inspect;
 mod replay;
 mod scan;
 mod select;
@@ -20,6 +22,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+pub use self::inspect::{
+    InspectedBatch, InspectedGroup, InspectedSegment, Inspection, Place, PlaceKind, inspect,
+};
 use self::replay::{PlacedRecord, fill_terms, replay};
 use self::scan::{ScannedBatch, ScannedSegment, read_whole, scan};
 use self::select::{Gap, Selected, select};

@@ -2,10 +2,14 @@
 
 use flotilla::Engine;
 use flotilla::server::resp::RespServer;
+use script::{Server, unescape};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 use tempfile::TempDir;
+
+#[path = "resp/script.rs"]
+mod script;
 
 /// Recorded from Redis; its head says how to read it.
 const REPLIES: &str = include_str!("resp/replies.txt");
@@ -119,30 +123,6 @@ fn array(words: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// Undoes `escape_ascii`.
-fn unescape(text: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'\\' {
-            out.push(byte);
-            continue;
-        }
-        out.push(match rest.next().expect("an escape is complete") {
-            b'r' => b'\r',
-            b'n' => b'\n',
-            b't' => b'\t',
-            b'x' => {
-                let digits = [rest.next(), rest.next()].map(|digit| digit.expect("two digits"));
-                let digits = std::str::from_utf8(&digits).expect("digits");
-                u8::from_str_radix(digits, 16).expect("hexadecimal")
-            }
-            other => other,
-        });
-    }
-    out
-}
-
 #[test]
 fn replies_are_those_of_redis() {
     let served = Served::start(100);
@@ -190,6 +170,22 @@ fn replies_are_those_of_redis() {
         }
     }
     assert!(count > 150, "only {count} replies were compared");
+    served.stop();
+}
+
+#[test]
+fn every_script_gets_the_replies_of_redis() {
+    let served = Served::start(100);
+    let server = Server { address: served.server.address(), is_flotilla: true };
+    let mut problems = Vec::new();
+    let mut compared = 0;
+    for (name, text) in script::SCRIPTS {
+        let (count, found) = script::run(name, text, &server);
+        compared += count;
+        problems.extend(found);
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(compared > 900, "only {compared} replies were compared");
     served.stop();
 }
 
@@ -278,7 +274,7 @@ fn large_values_pass_and_larger_ones_are_refused() {
     client.expect("+OK\r\n", "SET");
     client.ask("STRLEN big", ":8388608\r\n");
     client.ask("GET big", [b"$8388608\r\n".as_slice(), &value, b"\r\n"].concat());
-    client.ask("APPEND big y", "-ERR the value would exceed the maximum allowed size\r\n");
+    client.ask("APPEND big y", "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n");
     let larger = vec![b'x'; (8 << 20) + 1];
     client.send(&array(&[b"SET", b"big", &larger]));
     client.expect("-ERR an argument of 8388609 bytes exceeds the limit of 8388608\r\n", "SET");

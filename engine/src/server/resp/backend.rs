@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use flotilla_router::{Page, PageOptions, Pending, RouteError, Router};
-use flotilla_shard::{Answer, Entry, KeyRange, Operation};
+use flotilla_shard::{Answer, Entry, KeyRange, Operation, Origin};
 use std::future::Future;
 use std::time::Instant;
 
@@ -18,6 +18,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Starts one operation on keys of one shard.
     fn start(&self, operation: Operation, deadline: Instant) -> Self::Pending;
+
+    /// Starts one write under the name that its client gave it: however often a write of this name
+    /// is started, it is done at most once.
+    fn start_as(&self, origin: Origin, operation: Operation, deadline: Instant) -> Self::Pending;
 
     /// Starts several, side by side; answers stand in the order of the operations.
     fn start_all(&self, operations: Vec<Operation>, deadline: Instant) -> Vec<Self::Pending>;
@@ -64,6 +68,10 @@ impl Backend for Router {
 
     fn start(&self, operation: Operation, deadline: Instant) -> Pending {
         Router::start(self, operation, deadline)
+    }
+
+    fn start_as(&self, origin: Origin, operation: Operation, deadline: Instant) -> Pending {
+        Router::start_as(self, origin, operation, deadline)
     }
 
     fn start_all(&self, operations: Vec<Operation>, deadline: Instant) -> Vec<Pending> {

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
+use tokio::sync::Notify;
 
 /// All connections of a server, by id.
 #[derive(Debug, Default)]
@@ -36,6 +37,10 @@ pub struct Client {
     /// An index into the table of commands; beyond it before the first.
     last_command: AtomicU8,
     protocol: AtomicU8,
+    /// Commands of an open transaction; -1 without one.
+    queued: AtomicI64,
+    /// Told when the connection is to be closed.
+    killed: Notify,
     labels: Mutex<Labels>,
 }
 
@@ -62,6 +67,8 @@ impl Clients {
             active_ms: AtomicU64::new(0),
             last_command: AtomicU8::new(u8::MAX),
             protocol: AtomicU8::new(2),
+            queued: AtomicI64::new(-1),
+            killed: Notify::new(),
             labels: Mutex::default(),
         });
         self.by_id.lock().insert(id, client.clone());
@@ -76,6 +83,13 @@ impl Clients {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_id.lock().len()
+    }
+
+    /// Closes each connection that `doomed` accepts, and counts them.
+    pub fn kill(&self, doomed: impl Fn(&Client) -> bool) -> usize {
+        let clients = self.by_id.lock();
+        let doomed = clients.values().filter(|client| doomed(client));
+        doomed.map(|client| client.killed.notify_one()).count()
     }
 
     /// One line for each connection that `wanted` accepts, in the order they came.
@@ -111,6 +125,16 @@ impl Client {
         self.protocol.store(version, Ordering::Relaxed);
     }
 
+    /// Notes how many commands an open transaction has; `None`: there is none.
+    pub fn note_queued(&self, commands: Option<usize>) {
+        self.queued.store(commands.map_or(-1, |count| count as i64), Ordering::Relaxed);
+    }
+
+    /// Waits until somebody wants the connection to be closed.
+    pub async fn killed(&self) {
+        self.killed.notified().await;
+    }
+
     /// What the client has said of itself.
     pub fn labels(&self) -> Labels {
         self.labels.lock().clone()
@@ -130,10 +154,12 @@ impl Client {
             .get(usize::from(self.last_command.load(Ordering::Relaxed)))
             .map_or("NULL", |spec| spec.name);
         let labels = self.labels();
+        let queued = self.queued.load(Ordering::Relaxed);
+        let flags = if queued < 0 { 'N' } else { 'x' };
         write!(
             out,
-            "id={} addr={} laddr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
-             multi=-1 cmd={command} user=default redir=-1 resp={} lib-name={} lib-ver={}",
+            "id={} addr={} laddr={} name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 \
+             ssub=0 multi={queued} cmd={command} user=default redir=-1 resp={} lib-name={} lib-ver={}",
             self.id,
             self.address,
             self.local_address,

@@ -9,16 +9,21 @@
 //!
 //! * Requests take effect as if executed one after the other, as far as they share keys (see
 //!   [`super::pipeline`]); replies come in their order.
-//! * What a connection holds is bounded by the options, plus one request and one reply.
+//! * What a connection holds is bounded by the options, plus one request and one reply; of reads
+//!   whose values may have any size only a few are under way.
+//! * Bytes of replies that the client has not taken are counted in the node's budget. When all
+//!   connections hold too many of them together, each gets on with little.
+//! * After a `WATCH` no request is judged before its answer: `EXEC` needs what it found.
 //!
 //! What is absent: accepting connections, and what commands mean.
 
 use super::backend::Backend;
 use super::clients::Client;
-use super::codec::{Arguments, Decoded, Decoder, Replies};
-use super::commands::{self, Command, Context, Plan, Session, run_wide};
+use super::codec::{Arguments, Decoded, Decoder, Replies, is_http};
+use super::commands::{self, Command, Context, Plan, ReplyMode, Session, Wide, run_wide};
 use super::error::CommandError;
-use super::pipeline::{Access, Pipeline, Work};
+use super::pipeline::{Access, Manner, Pipeline, Work};
+use super::upkeep::Upkeep;
 use bytes::BytesMut;
 use flotilla_shard::Operation;
 use std::future::poll_fn;
@@ -37,6 +42,9 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// Replies are written when this much has come together, even if more are ready.
 const WRITE_BYTES: usize = 64 * 1024;
+
+/// How large a reply is expected to be before there was any: few requests are started at first.
+const FIRST_REPLY_BYTES: usize = 256 * 1024;
 
 /// A buffer that grew beyond this is not kept when it is empty.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
@@ -66,7 +74,9 @@ pub struct Connection<B: Backend, S> {
     arguments: Arguments,
     pipeline: Pipeline<B>,
     /// The next request, while it must wait for others.
-    stalled: Option<(Plan, Access, usize)>,
+    stalled: Option<Stalled>,
+    /// A `WATCH` is under way.
+    watching: bool,
     /// Operations of the pipeline that are not started yet.
     batch: Vec<Operation>,
     output: BytesMut,
@@ -81,6 +91,15 @@ pub struct Connection<B: Backend, S> {
     closing: bool,
     /// The client is told why it is cut off, and given time to read it.
     linger: bool,
+    upkeep: Upkeep,
+}
+
+/// A request that was judged and must wait for others.
+struct Stalled {
+    plan: Plan,
+    access: Access,
+    manner: Manner,
+    request_bytes: usize,
 }
 
 impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
@@ -89,19 +108,21 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         context.metrics.connections.inc();
         Connection {
             decoder: Decoder::new(context.options.decoder_limits()),
+            upkeep: Upkeep::new(&context.budget),
             context,
             stream,
-            session: Session { client, protocol: Default::default(), quit: false },
+            session: Session::new(client),
             input: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             arguments: Arguments::default(),
             pipeline: Pipeline::new(),
             stalled: None,
+            watching: false,
             batch: Vec::new(),
             output: BytesMut::new(),
             written: 0,
             scratch: BytesMut::new(),
-            reply_bytes: 64,
+            reply_bytes: FIRST_REPLY_BYTES,
             ended: false,
             closing: false,
             linger: false,
@@ -110,10 +131,12 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
 
     /// Serves the client until it leaves, breaks the protocol, or `stop` says so.
     pub async fn run(mut self, mut stop: watch::Receiver<Stop>) {
+        let client = self.session.client.clone();
         loop {
             tokio::select! {
                 biased;
                 () = poll_fn(|context| self.poll(context)) => break,
+                () = client.killed() => return,
                 changed = stop.changed() => match changed.map(|()| *stop.borrow_and_update()) {
                     Ok(Stop::Not) => {}
                     Ok(Stop::Soon) => self.closing = true,
@@ -168,19 +191,62 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             }
             if !progressed {
                 self.pipeline.poll_ahead(context);
-                return Poll::Pending;
+                return self.poll_upkeep(context);
             }
         }
+    }
+
+    /// Counts what is held, gives back what is no longer needed, and gives up a client that takes
+    /// nothing: then it is ready.
+    fn poll_upkeep(&mut self, context: &mut std::task::Context<'_>) -> Poll<()> {
+        let unsent = self.unsent();
+        let idle = self.pipeline.is_empty() && unsent == 0;
+        self.upkeep.hold(unsent);
+        if !self.upkeep.poll_tick(context, idle) {
+            return Poll::Pending;
+        }
+        if self.upkeep.has_rested() && idle {
+            self.trim();
+        }
+        let patience = self.context.options.unread_timeout;
+        if unsent > 0 && !self.has_room() && self.upkeep.stuck_for() >= patience {
+            self.context.metrics.connections_stalled.inc();
+            tracing::info!(
+                address = %self.session.client.address, unread_bytes = unsent,
+                "a Redis client takes none of its replies and is cut off"
+            );
+            return Poll::Ready(());
+        }
+        // Armed anew, so that it wakes the task again.
+        self.poll_upkeep(context)
+    }
+
+    /// Gives back the room that a burst took.
+    fn trim(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.output = BytesMut::new();
+        self.scratch = BytesMut::new();
+        self.batch = Vec::new();
+        self.pipeline.trim();
+        self.read_bytes = READ_BYTES_MIN;
     }
 
     /// Writes replies that are ready to the output.
     fn poll_answers(&mut self, context: &mut std::task::Context<'_>) -> bool {
         let mut progressed = false;
-        while self.unsent() < self.context.options.pipeline_bytes_max {
+        let unread_bytes_max = self.unread_bytes_max();
+        while self.unsent() < unread_bytes_max {
             let before = self.output.len();
-            let Some(told) = self.pipeline.poll_front(context, &mut self.output) else { break };
-            if let Err(error) = told {
+            let Some(finished) = self.pipeline.poll_front(context, &mut self.output) else { break };
+            if let Some(error) = finished.error {
                 self.context.metrics.failed(error.kind);
+            }
+            // It was the last: no request is taken after a `WATCH`.
+            if self.watching && self.pipeline.is_empty() {
+                self.watching = false;
+                self.session.note_watched(finished.watched);
             }
             let bytes = self.output.len() - before;
             self.reply_bytes = bytes.max(self.reply_bytes - self.reply_bytes / 16);
@@ -189,17 +255,28 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         progressed
     }
 
+    /// How many bytes of replies may wait for the client: little, when all connections hold a lot
+    /// together.
+    fn unread_bytes_max(&self) -> usize {
+        let options = &self.context.options;
+        if self.upkeep.is_scarce() {
+            options.unread_bytes_max.min(WRITE_BYTES)
+        } else {
+            options.unread_bytes_max
+        }
+    }
+
     /// Takes requests out of the input and starts those that may run.
     fn take_requests(&mut self) -> bool {
         let mut progressed = false;
         let mut deadline = None;
-        while self.has_room() {
-            if let Some((plan, access, request_bytes)) = self.stalled.take() {
-                if !self.pipeline.admits(&access) {
-                    self.stalled = Some((plan, access, request_bytes));
+        while self.has_room() && !self.watching {
+            if let Some(stalled) = self.stalled.take() {
+                if !self.pipeline.admits(&stalled.access) {
+                    self.stalled = Some(stalled);
                     break;
                 }
-                self.enqueue(plan, access, request_bytes, &mut deadline);
+                self.enqueue(stalled, &mut deadline);
             } else if self.closing {
                 break;
             } else {
@@ -210,11 +287,14 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
                     }
                     Ok(Decoded::Request) => self.request(&mut deadline),
                     Ok(Decoded::TooLarge(too_large)) => {
-                        self.refuse(CommandError::of_too_large(&too_large));
+                        self.session.note_refused();
+                        let manner = self.manner();
+                        self.refuse(CommandError::of_too_large(&too_large), manner);
                     }
                     Err(error) => {
                         self.context.metrics.protocol_errors.inc();
-                        self.refuse(CommandError::request(format!("ERR {error}")));
+                        let manner = self.manner();
+                        self.refuse(CommandError::request(format!("ERR {error}")), manner);
                         self.closing = true;
                         self.linger = true;
                     }
@@ -236,7 +316,19 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             return true;
         }
         let bytes = self.pipeline.request_bytes() + waiting * self.reply_bytes + unsent;
-        waiting < options.pipeline_requests_max && bytes < options.pipeline_bytes_max
+        waiting < options.pipeline_requests_max
+            && self.pipeline.reads() < options.pipeline_reads_max
+            && bytes < options.pipeline_bytes_max
+            && unsent < self.unread_bytes_max()
+    }
+
+    /// How the next request is to be replied to.
+    fn manner(&mut self) -> Manner {
+        let muted = self.session.replies != ReplyMode::On;
+        if self.session.replies == ReplyMode::SkipNext {
+            self.session.replies = ReplyMode::On;
+        }
+        Manner { protocol: self.session.protocol, muted }
     }
 
     /// Judges the request in `arguments`.
@@ -254,56 +346,68 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             let rest = self.arguments.iter_from(1);
             let error = CommandError::unknown_command(self.arguments.get(0), rest);
             self.arguments.clear();
-            return self.refuse(error);
+            self.session.note_refused();
+            let manner = self.manner();
+            return self.refuse(error, manner);
         };
         self.context.metrics.taken(command);
         self.session.client.note_command(command);
+        let mut manner = self.manner();
         let at_once = self.pipeline.is_empty();
         let out = if at_once { &mut self.output } else { &mut self.scratch };
+        let start = out.len();
         let planned =
             commands::plan(&self.context, &mut self.session, command, &self.arguments, out);
         let request_bytes = self.arguments.frame_bytes();
         // The plan shares what it needs; the rest of the received bytes can be reused.
         self.arguments.clear();
         self.closing |= self.session.quit;
+        // The new version counts from this reply on, as does the end of silence.
+        manner.protocol = self.session.protocol;
+        manner.muted &= !self.session.take_unmuted();
         match planned {
+            Ok(Plan::Replied) if manner.muted => {
+                let out = if at_once { &mut self.output } else { &mut self.scratch };
+                out.truncate(start);
+            }
             Ok(Plan::Replied) if at_once => {}
+            // `CLIENT REPLY` may have no reply.
+            Ok(Plan::Replied) if self.scratch.is_empty() => {}
             Ok(Plan::Replied) => {
                 let reply = self.scratch.split().freeze();
-                self.pipeline.push_reply(reply, self.session.protocol);
+                self.pipeline.push_reply(reply, manner);
             }
             Ok(plan) => {
                 let access = self.pipeline.access(&plan);
-                if self.pipeline.admits(&access) {
-                    self.enqueue(plan, access, request_bytes, deadline);
+                let stalled = Stalled { plan, access, manner, request_bytes };
+                if self.pipeline.admits(&stalled.access) {
+                    self.enqueue(stalled, deadline);
                 } else {
-                    self.stalled = Some((plan, access, request_bytes));
+                    self.stalled = Some(stalled);
                 }
             }
-            Err(error) => self.refuse(error),
+            Err(error) => self.refuse(error, manner),
         }
     }
 
     /// Replies by an error, in its turn.
-    fn refuse(&mut self, error: CommandError) {
+    fn refuse(&mut self, error: CommandError, manner: Manner) {
         self.context.metrics.failed(error.kind);
+        if manner.muted {
+            return;
+        }
         let at_once = self.pipeline.is_empty();
         let out = if at_once { &mut self.output } else { &mut self.scratch };
-        Replies::new(out, self.session.protocol).error(&error.text);
+        Replies::new(out, manner.protocol).error(&error.text);
         if !at_once {
             let reply = self.scratch.split().freeze();
-            self.pipeline.push_reply(reply, self.session.protocol);
+            self.pipeline.push_reply(reply, manner);
         }
     }
 
     /// Appends a request to the pipeline; single operations are started with their batch.
-    fn enqueue(
-        &mut self,
-        plan: Plan,
-        access: Access,
-        request_bytes: usize,
-        deadline: &mut Option<Instant>,
-    ) {
+    fn enqueue(&mut self, request: Stalled, deadline: &mut Option<Instant>) {
+        let Stalled { plan, access, manner, request_bytes } = request;
         let timeout = self.context.options.request_timeout;
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
         let work = match plan {
@@ -311,10 +415,17 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
                 self.batch.push(operation);
                 Work::Queued(shape)
             }
-            Plan::Wide(wide) => Work::Wide(run_wide(&self.context, wide, deadline)),
+            Plan::Wide(wide) => {
+                self.watching = matches!(wide, Wide::Watch(_));
+                Work::Wide(run_wide(&self.context, wide, deadline))
+            }
+            Plan::Once { origin, operation, shape } => {
+                let pending = self.context.backend.start_as(origin, operation, deadline);
+                Work::Single(shape, pending)
+            }
             Plan::Replied => unreachable!("what is replied is not started"),
         };
-        self.pipeline.push(work, access, self.session.protocol, request_bytes);
+        self.pipeline.push(work, access, manner, request_bytes);
     }
 
     /// Starts the operations that were taken, all at once.
@@ -354,6 +465,7 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
                 return Err(std::io::ErrorKind::WriteZero.into());
             }
             self.context.metrics.sent_bytes.inc_by(bytes as u64);
+            self.upkeep.note_moved();
             self.written += bytes;
             wrote = true;
         }
@@ -369,7 +481,8 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
 
     /// Reads if there is room for more requests; true if something came, be it the end.
     fn poll_read(&mut self, context: &mut std::task::Context<'_>) -> std::io::Result<bool> {
-        if self.ended || self.closing || self.stalled.is_some() || !self.has_room() {
+        let waits = self.stalled.is_some() || self.watching;
+        if self.ended || self.closing || waits || !self.has_room() {
             return Ok(false);
         }
         // Grows with what has arrived, whatever was announced.
@@ -388,18 +501,13 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             return Ok(true);
         }
         self.context.metrics.received_bytes.inc_by(bytes as u64);
+        self.upkeep.note_moved();
         self.session.client.note_active(Instant::now());
         if bytes == room {
             self.read_bytes = (self.read_bytes * 4).min(READ_BYTES_MAX);
         }
         Ok(true)
     }
-}
-
-/// True for the words that an HTTP request has at its start: a browser can be made to send one, with
-/// commands in its body, to a server that only its own machine can reach.
-fn is_http(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
 impl<B: Backend, S> Drop for Connection<B, S> {

@@ -2,7 +2,7 @@
 //!
 //! The codes: `TRYAGAIN` certifies that nothing happened and asking again may help; `BUSY` the
 //! same, because of load; `INDOUBT` says that a write may or may not have taken effect, now or
-//! later; everything else is `ERR`, or what Redis says in the same case.
+//! later; `DISKFULL` that nothing happened and nothing will until there is room; everything else is `ERR`, or what Redis says in the same case.
 
 use super::codec::TooLarge;
 use flotilla_router::RouteError;
@@ -32,11 +32,14 @@ pub enum ErrorKind {
     InDoubt,
     /// The node could not do what it should.
     Internal,
+    /// Certainly no effect: there is no room on the disk.
+    DiskFull,
 }
 
 impl ErrorKind {
     /// The labels of the kinds, in their order.
-    pub const LABELS: [&'static str; 5] = ["request", "try_again", "busy", "in_doubt", "internal"];
+    pub const LABELS: [&'static str; 6] =
+        ["request", "try_again", "busy", "in_doubt", "internal", "disk_full"];
 }
 
 impl CommandError {
@@ -45,6 +48,22 @@ impl CommandError {
     /// Redis's answer to a number that is none.
     pub const NOT_AN_INTEGER: CommandError =
         CommandError::fixed("ERR value is not an integer or out of range");
+
+    /// Redis's answer to a key that must hold something.
+    pub const NO_SUCH_KEY: CommandError = CommandError::fixed("ERR no such key");
+    /// Redis's answer to the number of a database that does not exist.
+    pub const NO_SUCH_DATABASE: CommandError = CommandError::fixed("ERR DB index is out of range");
+    /// Redis's answer to a number that is none, where it may have a fraction.
+    pub const NOT_A_FLOAT: CommandError = CommandError::fixed("ERR value is not a valid float");
+    /// Redis's answer to a value that would become too large.
+    pub const VALUE_TOO_LARGE: CommandError =
+        CommandError::fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
+    /// Redis's answer when it does not count accesses.
+    pub const NO_FREQUENCIES: CommandError = CommandError::fixed(
+        "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note \
+         that when switching between policies at runtime LRU and LFU data will take some time to \
+         adjust.",
+    );
 
     /// A mistake of the client, always told in the same words.
     pub const fn fixed(text: &'static str) -> CommandError {
@@ -105,7 +124,12 @@ impl CommandError {
             }
             RouteError::NoLeader { .. } | RouteError::Shutdown => (ErrorKind::TryAgain, "TRYAGAIN"),
             RouteError::TooLarge { .. } => (ErrorKind::Request, "ERR"),
-            RouteError::CrossShard => (ErrorKind::Request, "CROSSSLOT"),
+            RouteError::CrossShard => {
+                return CommandError::fixed(
+                    "CROSSSLOT Keys in request don't hash to the same slot",
+                );
+            }
+            RouteError::DiskFull => (ErrorKind::DiskFull, "DISKFULL"),
             _ => (ErrorKind::Internal, "ERR"),
         };
         let text = format!("{code} {error}").into_bytes();
@@ -119,17 +143,15 @@ impl CommandError {
             CommandFailure::Overflow => {
                 CommandError::fixed("ERR increment or decrement would overflow")
             }
-            CommandFailure::TooLarge => {
-                CommandError::fixed("ERR the value would exceed the maximum allowed size")
-            }
-            CommandFailure::NotAFloat => CommandError::fixed("ERR value is not a valid float"),
+            CommandFailure::TooLarge => CommandError::VALUE_TOO_LARGE,
+            CommandFailure::NotAFloat => CommandError::NOT_A_FLOAT,
             CommandFailure::NotFinite => {
                 CommandError::fixed("ERR increment would produce NaN or Infinity")
             }
-            CommandFailure::NoSuchKey => CommandError::fixed("ERR no such key"),
+            CommandFailure::NoSuchKey => CommandError::NO_SUCH_KEY,
             CommandFailure::Acknowledged | CommandFailure::SessionExpired { .. } => CommandError {
-                kind: ErrorKind::TryAgain,
-                text: Cow::Owned(format!("TRYAGAIN {failure}").into_bytes()),
+                kind: ErrorKind::InDoubt,
+                text: Cow::Owned(format!("INDOUBT {failure}").into_bytes()),
             },
             CommandFailure::OutOfRange => CommandError {
                 kind: ErrorKind::TryAgain,
@@ -141,6 +163,14 @@ impl CommandError {
     /// The request's bytes were dropped.
     pub fn of_too_large(too_large: &TooLarge) -> CommandError {
         CommandError::request(format!("ERR {too_large}"))
+    }
+
+    /// The thread that should have made the answer ended before it did.
+    pub fn interrupted() -> CommandError {
+        CommandError {
+            kind: ErrorKind::Internal,
+            text: Cow::Borrowed(b"ERR the node stopped making the answer"),
+        }
     }
 
     /// An answer that does not fit its question. It may come from another node, of another build.

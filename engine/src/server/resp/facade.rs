@@ -54,7 +54,8 @@ impl RespServer {
         let metrics = RespMetrics::register(engine.registry())?;
         let handles = engine.handles().to_vec();
         let backend = engine.router().clone();
-        let wiring = Wiring { options, handles, info: Arc::new(engine), metrics };
+        let budget = engine.router().budget().clone();
+        let wiring = Wiring { options, handles, info: Arc::new(engine), metrics, budget };
         Ok(RespServer::serve(listener, backend, wiring)?)
     }
 }
@@ -72,6 +73,13 @@ impl ServerInfo for Engine {
             shards_led: count(|shard| shard.role == Role::Leader),
             shards_leaderless: count(|shard| shard.leader.is_none()),
             nodes_connected: status.connected.len() as u64,
+            // A majority has it, one of which is the leader.
+            replicas_certain: status
+                .shards
+                .iter()
+                .map(|shard| shard.nodes.len() as u64 / 2)
+                .min()
+                .unwrap_or(0),
             keys_estimate: status.shards.iter().map(|shard| shard.keys_estimate).sum(),
         }
     }

@@ -23,6 +23,8 @@ pub struct ServerFacts {
     pub shards_leaderless: u64,
     /// Other nodes that this one is connected to.
     pub nodes_connected: u64,
+    /// Replicas besides the first that certainly have whatever was acknowledged.
+    pub replicas_certain: u64,
     /// Keys in the shards that have a replica here, estimated.
     pub keys_estimate: u64,
 }

@@ -11,6 +11,7 @@ pub struct RespMetrics {
     pub(super) connections: IntGauge,
     pub(super) connections_accepted: IntCounter,
     pub(super) connections_refused: IntCounter,
+    pub(super) connections_stalled: IntCounter,
     pub(super) received_bytes: IntCounter,
     pub(super) sent_bytes: IntCounter,
     pub(super) protocol_errors: IntCounter,
@@ -57,6 +58,10 @@ impl RespMetrics {
             connections_refused: counter(
                 "flotilla_resp_connections_refused_total",
                 "Connections of Redis clients that were refused because there were too many.",
+            )?,
+            connections_stalled: counter(
+                "flotilla_resp_connections_stalled_total",
+                "Connections closed because the client took none of its replies for too long.",
             )?,
             received_bytes: counter(
                 "flotilla_resp_received_bytes_total",

@@ -6,7 +6,7 @@
 //! clients and spreads them over the lanes. `docs/redis-commands.md` tells users what differs from
 //! Redis.
 //!
-//! What is absent: keys that expire, types other than strings, scripts, transactions, publishing;
+//! What is absent: types other than strings, scripts, transactions over several shards, publishing;
 //! users and encryption.
 
 mod backend;
@@ -23,6 +23,7 @@ mod metrics;
 mod options;
 mod pipeline;
 mod server;
+mod upkeep;
 
 pub use backend::Backend;
 pub use facade::StartError;

@@ -16,13 +16,22 @@ pub struct RespOptions {
     pub request_bytes_max: usize,
     /// The most arguments of one request.
     pub arguments_max: usize,
-    /// The most bytes of values in one reply to `MGET`.
+    /// The most bytes that the commands of one transaction may have, before `EXEC`.
+    pub transaction_bytes_max: usize,
+    /// The most bytes of values in one reply to `MGET`, `KEYS` or `EXEC`.
     pub reply_bytes_max: usize,
     /// Requests of one connection that may be under way.
     pub pipeline_requests_max: usize,
     /// Bytes of one connection that may be under way: of requests, and of replies expected (as
     /// large as those before) or not yet taken by the client. One request is always let through.
     pub pipeline_bytes_max: usize,
+    /// Reads of one connection that may be under way while nobody knows how large their values are.
+    pub pipeline_reads_max: usize,
+    /// Bytes of replies that a client has not taken, before the server stops making more for it.
+    pub unread_bytes_max: usize,
+    /// How long a client may take none of its replies while there is no room for more, before it is
+    /// given up.
+    pub unread_timeout: Duration,
     /// Scans whose position is remembered.
     pub cursors_max: usize,
     /// How long a request may take before it is given up.
@@ -39,9 +48,13 @@ impl Default for RespOptions {
             value_bytes_max: 8 << 20,
             request_bytes_max: 32 << 20,
             arguments_max: 1 << 20,
+            transaction_bytes_max: 16 << 20,
             reply_bytes_max: 64 << 20,
             pipeline_requests_max: 1024,
             pipeline_bytes_max: 16 << 20,
+            pipeline_reads_max: 128,
+            unread_bytes_max: 1 << 20,
+            unread_timeout: Duration::from_secs(60),
             cursors_max: 4096,
             request_timeout: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(5),

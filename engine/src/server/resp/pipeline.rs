@@ -17,11 +17,11 @@
 
 use super::backend::Backend;
 use super::codec::{Protocol, Replies};
-use super::commands::{Plan, Shape, WideAnswer, WideFuture, reply, reply_wide};
+use super::commands::{Plan, Shape, WatchedKey, WideAnswer, WideFuture, reply, reply_wide};
 use super::error::CommandError;
 use bytes::Bytes;
 use flotilla_router::RouteError;
-use flotilla_shard::{Answer, Operation, Write};
+use flotilla_shard::{Answer, Operation};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::pin::Pin;
@@ -70,17 +70,49 @@ pub enum Work<P> {
     WideAnswered(Result<WideAnswer, CommandError>),
 }
 
+impl<P> Work<P> {
+    /// True for a read whose reply may have any size, before and after it is answered.
+    fn is_read(&self) -> bool {
+        match self {
+            Work::Queued(shape) | Work::Single(shape, _) | Work::Answered(shape, _) => {
+                matches!(shape, Shape::Value | Shape::Range { .. })
+            }
+            Work::Wide(_) | Work::WideAnswered(_) => true,
+            Work::Replied(_) => false,
+        }
+    }
+}
+
 struct Slot<P> {
     work: Work<P>,
     access: Access,
-    protocol: Protocol,
+    manner: Manner,
     request_bytes: usize,
+}
+
+/// How a reply is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// The version of the protocol.
+    pub protocol: Protocol,
+    /// Not at all.
+    pub muted: bool,
+}
+
+/// What a request that got its answer ended in.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// The error that was its reply, if it was one.
+    pub error: Option<CommandError>,
+    /// What a `WATCH` found out; `None`: it failed, or it was none.
+    pub watched: Option<Vec<WatchedKey>>,
 }
 
 /// Unfinished requests, the next to be replied to at the front.
 pub struct Pipeline<B: Backend> {
     slots: VecDeque<Slot<B::Pending>>,
     request_bytes: usize,
+    reads: usize,
     hasher: RandomState,
     /// How each key is used; filled only while there is more than one request.
     uses: Uses,
@@ -99,6 +131,7 @@ impl<B: Backend> Pipeline<B> {
         Pipeline {
             slots: VecDeque::new(),
             request_bytes: 0,
+            reads: 0,
             hasher: RandomState::new(),
             uses: HashMap::default(),
             tracking: false,
@@ -120,14 +153,26 @@ impl<B: Backend> Pipeline<B> {
         self.request_bytes
     }
 
+    /// Unfinished reads of values: nobody knows yet how large their replies will be.
+    pub fn reads(&self) -> usize {
+        self.reads
+    }
+
+    /// Gives back the room that requests took, if there are none.
+    pub fn trim(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+            self.uses = HashMap::default();
+        }
+    }
+
     /// What `plan` touches.
     pub fn access(&self, plan: &Plan) -> Access {
         match plan {
             Plan::Replied => Access { keys: Keys::None, write: false },
-            Plan::Single { operation, .. } => Access {
-                keys: single_key(operation).map_or(Keys::All, |key| Keys::One(self.hash(key))),
-                write: operation.is_write(),
-            },
+            Plan::Single { operation, .. } | Plan::Once { operation, .. } => {
+                Access { keys: self.keys_of(operation), write: operation.is_write() }
+            }
             Plan::Wide(wide) => Access {
                 keys: match wide.keys() {
                     Some(keys) if keys.len() <= KEYS_COMPARED_MAX => {
@@ -138,6 +183,27 @@ impl<B: Backend> Pipeline<B> {
                 write: wide.is_write(),
             },
         }
+    }
+
+    /// The keys of an operation that the connection starts by itself.
+    fn keys_of(&self, operation: &Operation) -> Keys {
+        // Most operations have one key, and need no list.
+        let mut first = None;
+        let mut others = Vec::new();
+        match operation {
+            Operation::Get { key } => first = Some(self.hash(key)),
+            Operation::Write(write) => write.for_each_key(|key| match first {
+                None => first = Some(self.hash(key)),
+                Some(_) => others.push(self.hash(key)),
+            }),
+            Operation::GetMany { .. } | Operation::Page { .. } | Operation::Count { .. } => {}
+        }
+        let Some(first) = first else { return Keys::All };
+        if others.is_empty() {
+            return Keys::One(first);
+        }
+        others.push(first);
+        if others.len() > KEYS_COMPARED_MAX { Keys::All } else { Keys::Many(others.into()) }
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
@@ -173,20 +239,21 @@ impl<B: Backend> Pipeline<B> {
         &mut self,
         work: Work<B::Pending>,
         access: Access,
-        protocol: Protocol,
+        manner: Manner,
         request_bytes: usize,
     ) {
         if self.tracking {
             enter(&mut self.uses, &access);
         }
         self.request_bytes += request_bytes;
-        self.slots.push_back(Slot { work, access, protocol, request_bytes });
+        self.reads += usize::from(work.is_read());
+        self.slots.push_back(Slot { work, access, manner, request_bytes });
     }
 
     /// Appends a reply that waits only for those before it.
-    pub fn push_reply(&mut self, reply: Bytes, protocol: Protocol) {
+    pub fn push_reply(&mut self, reply: Bytes, manner: Manner) {
         let access = Access { keys: Keys::None, write: false };
-        self.push(Work::Replied(reply), access, protocol, 0);
+        self.push(Work::Replied(reply), access, manner, 0);
     }
 
     /// Hands the futures of queued requests to them, in order.
@@ -205,18 +272,18 @@ impl<B: Backend> Pipeline<B> {
         assert!(pendings.next().is_none(), "every future belongs to an operation");
     }
 
-    /// Writes the reply of the first request if it has its answer. `Some`: it had, and this is the
-    /// error that was its reply, if it was one.
+    /// Writes the reply of the first request if it has its answer, and tells what it ended in.
     pub fn poll_front(
         &mut self,
         context: &mut Context<'_>,
         out: &mut bytes::BytesMut,
-    ) -> Option<Result<(), CommandError>> {
+    ) -> Option<Finished> {
         if !self.slots.front_mut()?.poll(context) {
             return None;
         }
         let slot = self.slots.pop_front()?;
         self.request_bytes -= slot.request_bytes;
+        self.reads -= usize::from(slot.work.is_read());
         if self.tracking {
             leave(&mut self.uses, &slot.access);
             if self.slots.is_empty() {
@@ -224,22 +291,33 @@ impl<B: Backend> Pipeline<B> {
                 self.tracking = false;
             }
         }
-        let mut replies = Replies::new(out, slot.protocol);
+        let start = out.len();
+        let mut replies = Replies::new(out, slot.manner.protocol);
+        let mut finished = Finished::default();
         let told = match slot.work {
             Work::Replied(reply) => {
                 replies.encoded(&reply);
                 Ok(())
             }
             Work::Answered(shape, result) => reply(shape, result, &mut replies),
+            Work::WideAnswered(Ok(WideAnswer::Watched(keys))) => {
+                finished.watched = Some(keys);
+                replies.ok();
+                Ok(())
+            }
             Work::WideAnswered(result) => result.map(|answer| reply_wide(answer, &mut replies)),
             Work::Queued(_) | Work::Single(..) | Work::Wide(_) => {
                 unreachable!("a polled slot that is ready has its answer")
             }
         };
-        if let Err(error) = &told {
+        if let Err(error) = told {
             replies.error(&error.text);
+            finished.error = Some(error);
         }
-        Some(told)
+        if slot.manner.muted {
+            out.truncate(start);
+        }
+        Some(finished)
     }
 
     /// Lets requests behind the first make progress.
@@ -281,21 +359,6 @@ impl Keys {
             Keys::One(key) => std::slice::from_ref(key),
             Keys::Many(keys) => keys,
         }
-    }
-}
-
-/// The one key of an operation that the connection starts by itself.
-fn single_key(operation: &Operation) -> Option<&Bytes> {
-    match operation {
-        Operation::Get { key }
-        | Operation::Write(
-            Write::Put { key, .. }
-            | Write::Add { key, .. }
-            | Write::Append { key, .. }
-            | Write::CompareAndSwap { key, .. },
-        ) => Some(key),
-        Operation::Write(Write::Delete { keys }) if keys.len() == 1 => keys.first(),
-        _ => None,
     }
 }
 

@@ -8,7 +8,9 @@ use super::cursor::Cursors;
 use super::info::{Birth, ServerInfo};
 use super::metrics::RespMetrics;
 use super::options::RespOptions;
+use flotilla_shard::Budget;
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// How long accepting rests after it failed, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -31,6 +33,8 @@ pub struct Wiring {
     pub info: Arc<dyn ServerInfo>,
     /// Where it counts.
     pub metrics: RespMetrics,
+    /// The node's memory.
+    pub budget: Budget,
 }
 
 /// A running RESP server.
@@ -61,7 +65,7 @@ impl RespServer {
         backend: B,
         wiring: Wiring,
     ) -> io::Result<RespServer> {
-        let Wiring { options, handles, info, metrics } = wiring;
+        let Wiring { options, handles, info, metrics, budget } = wiring;
         let handle = handles.first().expect("a server runs on at least one runtime").clone();
         listener.set_nonblocking(true)?;
         let local_address = listener.local_addr()?;
@@ -77,6 +81,8 @@ impl RespServer {
             info,
             birth: Birth { started: Instant::now(), run_id },
             local_address,
+            budget,
+            slow_turn: Semaphore::new(1),
         });
         let (stop, stopping) = watch::channel(Stop::Not);
         let (alive, ended) = mpsc::channel(1);
@@ -113,6 +119,14 @@ impl RespServer {
             tracing::warn!(%error, "the RESP server's runtime ended before its connections");
         }
     }
+}
+
+/// A client whose machine vanished is noticed after about two minutes.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4)
 }
 
 /// Takes clients in.
@@ -158,6 +172,7 @@ impl<B: Backend> Acceptor<B> {
             return Ok(());
         }
         stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
         let local_address = stream.local_addr()?;
         let stream = stream.into_std()?;
         let stopping = self.stopping.clone();

@@ -81,11 +81,33 @@ impl Arguments {
         self.frame.len()
     }
 
+    /// The same request, to be kept: a copy if its bytes are few, so that it does not keep the
+    /// whole buffer that they were received in.
+    pub fn detached(&self, copied_bytes_max: usize) -> Arguments {
+        let frame = if self.frame.len() <= copied_bytes_max {
+            Bytes::copy_from_slice(&self.frame)
+        } else {
+            self.frame.clone()
+        };
+        Arguments { frame, spans: self.spans.clone() }
+    }
+
+    /// The request that begins at the argument `index`.
+    pub fn tail(&self, index: usize) -> Arguments {
+        Arguments { frame: self.frame.clone(), spans: self.spans[index..].to_vec() }
+    }
+
     /// Forgets the request, so that its bytes can be reused.
     pub fn clear(&mut self) {
         self.frame = Bytes::new();
         self.spans.clear();
     }
+}
+
+/// True for the words that an HTTP request has at its start: a browser can be made to send one, with
+/// commands in its body, to a server that only its own machine can reach.
+pub fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
 /// Reads a decimal integer exactly as Redis does: no spaces, no plus sign, no leading zeros, no

@@ -79,6 +79,14 @@ impl<'a> Replies<'a> {
         });
     }
 
+    /// Nothing, where an array could have been.
+    pub fn null_array(&mut self) {
+        self.out.put_slice(match self.protocol {
+            Protocol::Resp2 => b"*-1\r\n".as_slice(),
+            Protocol::Resp3 => b"_\r\n",
+        });
+    }
+
     /// The start of an array: `length` replies follow.
     pub fn array(&mut self, length: usize) {
         self.header(b'*', length);
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn both_versions() {
         type Case = (fn(&mut Replies<'_>), &'static [u8], &'static [u8]);
-        let table: [Case; 15] = [
+        let table: [Case; 16] = [
             (|r| r.ok(), b"+OK\r\n", b"+OK\r\n"),
             (|r| r.status("PONG"), b"+PONG\r\n", b"+PONG\r\n"),
             (|r| r.error(b"ERR a\r\nb"), b"-ERR a  b\r\n", b"-ERR a  b\r\n"),
@@ -171,6 +179,7 @@ mod tests {
             (|r| r.bulk(b""), b"$0\r\n\r\n", b"$0\r\n\r\n"),
             (|r| r.bulk(b"a\r\nb"), b"$4\r\na\r\nb\r\n", b"$4\r\na\r\nb\r\n"),
             (|r| r.null(), b"$-1\r\n", b"_\r\n"),
+            (|r| r.null_array(), b"*-1\r\n", b"_\r\n"),
             (|r| r.array(0), b"*0\r\n", b"*0\r\n"),
             (|r| r.array(120), b"*120\r\n", b"*120\r\n"),
             (|r| r.map(2), b"*4\r\n", b"%2\r\n"),

@@ -1,10 +1,11 @@
-//! Agreeing with a client: protocol, database, and that there are no passwords.
+//! Agreeing with a client: protocol, database, the time, and that there are no passwords.
 
-use super::{REDIS_VERSION, Session};
+use super::{REDIS_VERSION, Session, database};
 use crate::server::resp::clients::is_label;
 use crate::server::resp::codec::{Arguments, Protocol, Replies, parse_integer};
 use crate::server::resp::error::CommandError;
 use bytes::{Bytes, BytesMut};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Redis's answer to a name that would break the list of clients.
 pub(super) const BAD_NAME: CommandError =
@@ -98,15 +99,17 @@ fn refuse_user(user: &[u8]) -> CommandError {
 
 /// Chooses a database, of which there is one.
 pub(super) fn select(arguments: &Arguments, replies: &mut Replies<'_>) -> Result<(), CommandError> {
-    let index = parse_integer(arguments.get(1)).ok_or(CommandError::NOT_AN_INTEGER)?;
-    if i32::try_from(index).is_err() {
-        return Err(CommandError::fixed(
-            "ERR value is out of range, value must between -2147483648 and 2147483647",
-        ));
-    }
-    if index != 0 {
-        return Err(CommandError::fixed("ERR DB index is out of range"));
+    if database(arguments, 1)? != 0 {
+        return Err(CommandError::NO_SUCH_DATABASE);
     }
     replies.ok();
     Ok(())
+}
+
+/// The node's wall clock: seconds since the Unix epoch, and microseconds of the present one.
+pub(super) fn time(replies: &mut Replies<'_>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    replies.array(2);
+    replies.bulk(now.as_secs().to_string().as_bytes());
+    replies.bulk(now.subsec_micros().to_string().as_bytes());
 }

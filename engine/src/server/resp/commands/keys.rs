@@ -1,35 +1,19 @@
-//! Commands on several keys, or on all of them.
-//!
-//! Their parts run side by side over the shards, and are not atomic over several.
+//! Commands on several keys, or on all of them: what they ask for.
 
-use super::{Context, Plan, RespOptions, Shape, WideAnswer, integer, key, keys_from};
+use super::lcs::LcsOptions;
+use super::transaction::TransactionPlan;
+use super::{Context, Plan, RespOptions, Shape, database, integer, key, keys_from};
 use crate::server::resp::backend::Backend;
-use crate::server::resp::codec::{Arguments, Replies};
+use crate::server::resp::codec::{Arguments, Replies, parse_integer};
 use crate::server::resp::error::CommandError;
 use crate::server::resp::glob::Glob;
 use bytes::Bytes;
-use flotilla_router::PageOptions;
-use flotilla_shard::{Entry, KeyRange, Operation, Write};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Instant;
-
-/// Keys that are read at once before the sizes of their values are known.
-const FIRST_READ_KEYS: usize = 128;
-
-/// Keys that are read at once at most.
-const READ_KEYS_MAX: usize = 4096;
+use flotilla_shard::{KeyRange, Operation, Write};
 
 /// Keys that one call of `SCAN` looks at, at most, whatever its `COUNT`.
 const SCAN_KEYS_MAX: i64 = 10_000;
 
-/// Bytes of keys that one page of a scan holds, about.
-const SCAN_PAGE_BYTES: u64 = 1 << 20;
-
-/// Pages that one call of `SCAN` asks for, so that it ends soon even over many empty shards.
-const SCAN_PAGES_MAX: u32 = 64;
-
-/// Something that may ask several shards.
+/// Something that is more than one operation on one key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wide {
     /// Values, in the order of the keys.
@@ -40,6 +24,28 @@ pub enum Wide {
     Delete(Vec<Bytes>),
     /// Some keys, in order.
     Scan(ScanPlan),
+    /// All keys that match.
+    Keys {
+        /// Where they are.
+        range: KeyRange,
+        /// What they match.
+        pattern: Glob,
+    },
+    /// Some key.
+    RandomKey,
+    /// What two values have in common.
+    Lcs {
+        /// Two.
+        keys: Vec<Bytes>,
+        /// What to tell.
+        options: LcsOptions,
+    },
+    /// The versions of keys, for a later transaction.
+    Watch(Vec<Bytes>),
+    /// A transaction.
+    Transaction(Box<TransactionPlan>),
+    /// Waits for all requests before it, then tells this number.
+    Wait(u64),
     /// How many keys there are.
     CountAll,
     /// Removes all keys.
@@ -49,22 +55,32 @@ pub enum Wide {
 /// One step of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ScanPlan {
-    range: KeyRange,
-    pattern: Option<Glob>,
-    rows_max: u32,
+    pub(super) range: KeyRange,
+    pub(super) pattern: Option<Glob>,
+    pub(super) rows_max: u32,
 }
 
 impl Wide {
     /// True if it may change something.
     pub fn is_write(&self) -> bool {
-        matches!(self, Wide::Delete(_) | Wide::Clear)
+        matches!(self, Wide::Delete(_) | Wide::Clear | Wide::Transaction(_))
     }
 
     /// The keys it touches; `None` if that may be any.
     pub fn keys(&self) -> Option<&[Bytes]> {
         match self {
-            Wide::GetMany(keys) | Wide::CountExisting(keys) | Wide::Delete(keys) => Some(keys),
-            Wide::Scan(_) | Wide::CountAll | Wide::Clear => None,
+            Wide::GetMany(keys)
+            | Wide::CountExisting(keys)
+            | Wide::Delete(keys)
+            | Wide::Watch(keys)
+            | Wide::Lcs { keys, .. } => Some(keys),
+            Wide::Transaction(plan) => Some(&plan.keys),
+            Wide::Scan(_)
+            | Wide::Keys { .. }
+            | Wide::RandomKey
+            | Wide::CountAll
+            | Wide::Clear
+            | Wide::Wait(_) => None,
         }
     }
 }
@@ -167,7 +183,7 @@ fn parse_cursor(text: &[u8]) -> Result<u64, CommandError> {
 }
 
 /// All keys that begin with `prefix`.
-fn prefix_range(prefix: Vec<u8>) -> KeyRange {
+pub(super) fn prefix_range(prefix: Vec<u8>) -> KeyRange {
     let mut end = prefix.clone();
     while end.last() == Some(&u8::MAX) {
         end.pop();
@@ -180,145 +196,65 @@ fn prefix_range(prefix: Vec<u8>) -> KeyRange {
 }
 
 /// Every key there is.
-fn whole_range() -> KeyRange {
+pub(super) fn whole_range() -> KeyRange {
     prefix_range(Vec::new())
 }
 
-/// The future of an answer.
-pub type WideFuture = Pin<Box<dyn Future<Output = Result<WideAnswer, CommandError>> + Send>>;
+pub(super) fn keys(arguments: &Arguments) -> Plan {
+    let pattern = Glob::new(arguments.get(1));
+    Plan::Wide(Wide::Keys { range: prefix_range(pattern.literal_prefix()), pattern })
+}
 
-/// Does it. The data is asked before this returns, except for what depends on earlier answers.
-pub fn run_wide<B: Backend>(
-    context: &Arc<Context<B>>,
-    wide: Wide,
-    deadline: Instant,
-) -> WideFuture {
-    let write = wide.is_write();
-    let told = move |error| CommandError::of_route(&error, write);
-    let backend = &context.backend;
-    match wide {
-        Wide::GetMany(keys) => Box::pin(read_many(context.clone(), keys, deadline)),
-        Wide::CountExisting(keys) => Box::pin(count_existing(context.clone(), keys, deadline)),
-        Wide::Delete(keys) => {
-            let asked = backend.delete_many(keys, deadline);
-            Box::pin(async move { asked.await.map(WideAnswer::Number).map_err(told) })
+pub(super) fn rename(
+    options: &RespOptions,
+    arguments: &Arguments,
+    only_if_absent: bool,
+) -> Result<Plan, CommandError> {
+    let (from, to) = (key(options, arguments, 1)?, key(options, arguments, 2)?);
+    if from == to {
+        let shape = Shape::SameName { flag: only_if_absent };
+        return Ok(Plan::Single { operation: Operation::Get { key: from }, shape });
+    }
+    let shape = if only_if_absent { Shape::MovedFlag } else { Shape::Renamed };
+    let operation = Operation::Write(Write::Rename { from, to, only_if_absent });
+    Ok(Plan::Single { operation, shape })
+}
+
+pub(super) fn copy(options: &RespOptions, arguments: &Arguments) -> Result<Plan, CommandError> {
+    let mut replace = false;
+    let mut index = 3;
+    while index < arguments.len() {
+        let option = arguments.get(index);
+        if option.eq_ignore_ascii_case(b"replace") {
+            replace = true;
+        } else if option.eq_ignore_ascii_case(b"db") && index + 1 < arguments.len() {
+            index += 1;
+            if database(arguments, index)? != 0 {
+                return Err(CommandError::NO_SUCH_DATABASE);
+            }
+        } else {
+            return Err(CommandError::SYNTAX);
         }
-        Wide::Scan(plan) => Box::pin(run_scan(context.clone(), plan, deadline)),
-        Wide::CountAll => {
-            let asked = backend.count(whole_range(), deadline);
-            Box::pin(async move { asked.await.map(WideAnswer::Number).map_err(told) })
-        }
-        Wide::Clear => {
-            let asked = backend.delete_range(whole_range(), deadline);
-            Box::pin(async move { asked.await.map(|()| WideAnswer::Done).map_err(told) })
-        }
+        index += 1;
     }
+    let (from, to) = (key(options, arguments, 1)?, key(options, arguments, 2)?);
+    if from == to {
+        return Err(CommandError::fixed("ERR source and destination objects are the same"));
+    }
+    let operation = Operation::Write(Write::Copy { from, to, replace });
+    Ok(Plan::Single { operation, shape: Shape::MovedFlag })
 }
 
-/// Reads `keys` a part at a time, so that neither the sum of their values nor a part of it grows
-/// far beyond the limit on replies.
-async fn read_many<B: Backend>(
-    context: Arc<Context<B>>,
-    keys: Vec<Bytes>,
-    deadline: Instant,
-) -> Result<WideAnswer, CommandError> {
-    let bytes_max = context.options.reply_bytes_max;
-    let mut values = Vec::with_capacity(keys.len());
-    let mut bytes = 0;
-    let mut next = Parts::new();
-    let mut rest = &keys[..];
-    while !rest.is_empty() {
-        let (part, after) = rest.split_at(next.keys(bytes_max - bytes).min(rest.len()));
-        rest = after;
-        let found = fetch(&context, part, deadline).await?;
-        next.learn(&found);
-        bytes += found.iter().flatten().map(|entry| entry.value.len()).sum::<usize>();
-        if bytes > bytes_max {
-            return Err(CommandError::request(format!(
-                "ERR the values exceed the limit of {bytes_max} bytes in one reply; ask for fewer"
-            )));
-        }
-        values.extend(found);
+/// `WAIT`: whatever was acknowledged is on a majority of the replicas already, so that it never
+/// waits longer than for the requests before it.
+pub(super) fn wait<B>(context: &Context<B>, arguments: &Arguments) -> Result<Plan, CommandError> {
+    integer(arguments, 1)?;
+    let timeout = parse_integer(arguments.get(2))
+        .ok_or(CommandError::fixed("ERR timeout is not an integer or out of range"))?;
+    if timeout < 0 {
+        return Err(CommandError::fixed("ERR timeout is negative"));
     }
-    Ok(WideAnswer::Values(values))
-}
-
-async fn count_existing<B: Backend>(
-    context: Arc<Context<B>>,
-    keys: Vec<Bytes>,
-    deadline: Instant,
-) -> Result<WideAnswer, CommandError> {
-    let mut count = 0;
-    let mut next = Parts::new();
-    let mut rest = &keys[..];
-    while !rest.is_empty() {
-        let keys_max = next.keys(context.options.reply_bytes_max);
-        let (part, after) = rest.split_at(keys_max.min(rest.len()));
-        rest = after;
-        let found = fetch(&context, part, deadline).await?;
-        next.learn(&found);
-        count += found.iter().flatten().count() as u64;
-    }
-    Ok(WideAnswer::Number(count))
-}
-
-async fn fetch<B: Backend>(
-    context: &Context<B>,
-    keys: &[Bytes],
-    deadline: Instant,
-) -> Result<Vec<Option<Entry>>, CommandError> {
-    let asked = context.backend.get_many(keys.to_vec(), deadline);
-    asked.await.map_err(|error| CommandError::of_route(&error, false))
-}
-
-/// How many keys to read at once, judged by the largest value so far.
-struct Parts {
-    value_bytes_seen: Option<usize>,
-}
-
-impl Parts {
-    fn new() -> Parts {
-        Parts { value_bytes_seen: None }
-    }
-
-    fn keys(&self, bytes_left: usize) -> usize {
-        match self.value_bytes_seen {
-            None => FIRST_READ_KEYS,
-            Some(bytes) => (bytes_left / (bytes + 64)).clamp(1, READ_KEYS_MAX),
-        }
-    }
-
-    fn learn(&mut self, found: &[Option<Entry>]) {
-        let largest = found.iter().flatten().map(|entry| entry.value.len()).max();
-        self.value_bytes_seen = self.value_bytes_seen.max(largest).or(Some(0));
-    }
-}
-
-async fn run_scan<B: Backend>(
-    context: Arc<Context<B>>,
-    plan: ScanPlan,
-    deadline: Instant,
-) -> Result<WideAnswer, CommandError> {
-    let ScanPlan { range, pattern, mut rows_max } = plan;
-    let mut keys = Vec::new();
-    let mut rest = Some(range);
-    let mut pages = 0;
-    while let Some(range) = rest.take_if(|_| rows_max > 0 && pages < SCAN_PAGES_MAX) {
-        let options =
-            PageOptions { rows_max, bytes_max: SCAN_PAGE_BYTES, reverse: false, keys_only: true };
-        let page = context
-            .backend
-            .page(range, options, deadline)
-            .await
-            .map_err(|error| CommandError::of_route(&error, false))?;
-        pages += 1;
-        rows_max = rows_max.saturating_sub(page.rows.len() as u32);
-        let found = page.rows.into_iter().map(|(key, _)| key);
-        keys.extend(found.filter(|key| pattern.as_ref().is_none_or(|glob| glob.matches(key))));
-        rest = page.rest;
-    }
-    let cursor = rest.map_or(0, |rest| context.cursors.issue(&rest.start));
-    Ok(WideAnswer::Keys { cursor, keys })
+    Ok(Plan::Wide(Wide::Wait(context.info.facts().replicas_certain)))
 }
 
 #[cfg(test)]
@@ -351,17 +287,5 @@ mod tests {
             let error = parse_cursor(text.as_bytes()).unwrap_err();
             assert_eq!(&*error.text, b"ERR invalid cursor", "{text}");
         }
-    }
-
-    #[test]
-    fn parts_shrink_when_values_are_large() {
-        let mut parts = Parts::new();
-        assert_eq!(parts.keys(1 << 20), FIRST_READ_KEYS);
-        parts.learn(&[None]);
-        assert_eq!(parts.keys(1 << 20), READ_KEYS_MAX);
-        let value = Bytes::from(vec![0; 1 << 20]);
-        parts.learn(&[None, Some(Entry { value, version: 1, expires_at_ms: None })]);
-        assert_eq!(parts.keys(10 << 20), 9);
-        assert_eq!(parts.keys(0), 1);
     }
 }

@@ -161,7 +161,7 @@ fn get_keys(arguments: &Arguments, replies: &mut Replies<'_>) -> Result<(), Comm
         return Err(CommandError::fixed("ERR Invalid command specified"));
     };
     let spec = command.spec();
-    let (first, last, _) = spec.keys;
+    let (first, last, step) = spec.keys;
     if first == 0 {
         return Err(CommandError::fixed("ERR The command has no key arguments"));
     }
@@ -170,8 +170,10 @@ fn get_keys(arguments: &Arguments, replies: &mut Replies<'_>) -> Result<(), Comm
     }
     let start = 2 + first as usize;
     let end = if last < 0 { arguments.len() } else { 3 + last as usize };
-    replies.array(end - start);
-    for key in arguments.iter_from(start).take(end - start) {
+    let keys: Vec<&[u8]> =
+        arguments.iter_from(start).take(end - start).step_by(step.max(1) as usize).collect();
+    replies.array(keys.len());
+    for key in keys {
         replies.bulk(key);
     }
     Ok(())

@@ -3,7 +3,9 @@
 //! Facts such as arity, flags and key positions are those of Redis 7.0, because clients route and
 //! retry by them.
 //!
-//! Invariant: every name has at most eight bytes, so that finding a command compares one integer.
+//! Invariant: every name has at most sixteen bytes, so that finding a command compares integers.
+
+pub use super::specs::COMMANDS;
 
 /// A command, as an index into [`COMMANDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,28 +18,66 @@ pub enum Command {
     Client,
     Command,
     Config,
+    Copy,
     Dbsize,
     Decr,
     Decrby,
     Del,
+    Discard,
     Echo,
+    Exec,
     Exists,
+    Expire,
+    Expireat,
+    Expiretime,
+    FlotillaOnce,
     Flushall,
     Flushdb,
     Get,
+    Getdel,
+    Getex,
+    Getrange,
+    Getset,
     Hello,
     Incr,
     Incrby,
+    Incrbyfloat,
     Info,
+    Keys,
+    Lcs,
     Mget,
+    Mset,
+    Msetnx,
+    Multi,
+    Object,
+    Persist,
+    Pexpire,
+    Pexpireat,
+    Pexpiretime,
     Ping,
+    Psetex,
+    Pttl,
     Quit,
+    Randomkey,
+    Rename,
+    Renamenx,
+    Reset,
     Scan,
     Select,
     Set,
+    Setex,
     Setnx,
+    Setrange,
     Strlen,
+    Substr,
+    Time,
+    Touch,
+    Ttl,
+    Type,
     Unlink,
+    Unwatch,
+    Wait,
+    Watch,
 }
 
 /// What is known of one command.
@@ -88,9 +128,9 @@ impl Command {
     }
 }
 
-/// Up to eight bytes in one integer, letters in lower case.
-const fn pack(name: &[u8]) -> Option<u64> {
-    if name.len() > 8 {
+/// Up to sixteen bytes in one integer, letters in lower case.
+const fn pack(name: &[u8]) -> Option<u128> {
+    if name.len() > 16 {
         return None;
     }
     let mut packed = 0;
@@ -99,23 +139,23 @@ const fn pack(name: &[u8]) -> Option<u64> {
         if name[index] == 0 {
             return None;
         }
-        packed = packed << 8 | name[index].to_ascii_lowercase() as u64;
+        packed = packed << 8 | name[index].to_ascii_lowercase() as u128;
         index += 1;
     }
     Some(packed)
 }
 
 /// Every packed name, in ascending order.
-static NAMES: [(u64, Command); COMMANDS.len()] = sorted_names();
+static NAMES: [(u128, Command); COMMANDS.len()] = sorted_names();
 
-const fn sorted_names() -> [(u64, Command); COMMANDS.len()] {
+const fn sorted_names() -> [(u128, Command); COMMANDS.len()] {
     let mut names = [(0, Command::Append); COMMANDS.len()];
     let mut count = 0;
     while count < COMMANDS.len() {
         let spec = &COMMANDS[count];
         assert!(spec.command as usize == count, "the table is in the order of the enum");
         let Some(packed) = pack(spec.name.as_bytes()) else {
-            panic!("a command's name has at most eight bytes")
+            panic!("a command's name has at most sixteen bytes")
         };
         let mut place = count;
         while place > 0 && names[place - 1].0 > packed {
@@ -127,98 +167,6 @@ const fn sorted_names() -> [(u64, Command); COMMANDS.len()] {
     }
     names
 }
-
-const CONNECTION: &[&str] = &["loading", "stale", "fast"];
-const BEFORE_AUTH: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
-const READ: &[&str] = &["readonly", "fast"];
-const UPDATE: &[&str] = &["write", "denyoom", "fast"];
-
-const NO_KEYS: (i32, i32, i32) = (0, 0, 0);
-const ONE_KEY: (i32, i32, i32) = (1, 1, 1);
-const ALL_KEYS: (i32, i32, i32) = (1, -1, 1);
-
-const ONE_WRITE: &str = "O(1): one round of the key's group";
-const ONE_READ: &str = "O(1): one read of the key's group";
-
-/// Shortens the table below.
-macro_rules! spec {
-    ($command:ident, $name:literal, $arity:literal, $flags:expr, $keys:expr, $categories:expr,
-     $group:literal, $since:literal, $complexity:expr, $summary:literal) => {
-        CommandSpec {
-            command: Command::$command,
-            name: $name,
-            arity: $arity,
-            flags: $flags,
-            keys: $keys,
-            categories: $categories,
-            group: $group,
-            since: $since,
-            summary: $summary,
-            complexity: $complexity,
-        }
-    };
-}
-
-/// All commands, in the order of [`Command`].
-#[rustfmt::skip]
-pub static COMMANDS: [CommandSpec; 27] = [
-    spec!(Append, "append", 3, UPDATE, ONE_KEY, &["@write", "@string", "@fast"],
-        "string", "2.0.0", ONE_WRITE, "Appends to a value, which begins empty."),
-    spec!(Auth, "auth", -2, BEFORE_AUTH, NO_KEYS, &["@fast", "@connection"],
-        "connection", "1.0.0", "O(1)", "Is refused: there are no users and no passwords."),
-    spec!(Client, "client", -2, &[], NO_KEYS, &["@slow"],
-        "connection", "2.4.0", "O(N) for LIST, else O(1)", "Asks and tells about connections."),
-    spec!(Command, "command", -1, &["loading", "stale"], NO_KEYS, &["@slow", "@connection"],
-        "server", "2.8.13", "O(N) with N commands", "Tells which commands there are."),
-    spec!(Config, "config", -2, &[], NO_KEYS, &["@slow"],
-        "server", "2.0.0", "O(N) with N parameters", "Tells settings under the names Redis has."),
-    spec!(Dbsize, "dbsize", 1, READ, NO_KEYS, &["@keyspace", "@read", "@fast"],
-        "server", "1.0.0", "O(N) with N keys: they are counted", "Counts the keys."),
-    spec!(Decr, "decr", 2, UPDATE, ONE_KEY, &["@write", "@string", "@fast"],
-        "string", "1.0.0", ONE_WRITE, "Subtracts one from an integer, which begins at 0."),
-    spec!(Decrby, "decrby", 3, UPDATE, ONE_KEY, &["@write", "@string", "@fast"],
-        "string", "1.0.0", ONE_WRITE, "Subtracts from an integer, which begins at 0."),
-    spec!(Del, "del", -2, &["write"], ALL_KEYS, &["@keyspace", "@write", "@slow"],
-        "generic", "1.0.0", "O(N) with N keys", "Removes keys and counts those that existed."),
-    spec!(Echo, "echo", 2, CONNECTION, NO_KEYS, &["@fast", "@connection"],
-        "connection", "1.0.0", "O(1)", "Says what it was told."),
-    spec!(Exists, "exists", -2, READ, ALL_KEYS, &["@keyspace", "@read", "@fast"],
-        "generic", "1.0.0", "O(N) with N keys", "Counts which of the keys exist."),
-    spec!(Flushall, "flushall", -1, &["write"], NO_KEYS,
-        &["@keyspace", "@write", "@slow", "@dangerous"],
-        "server", "1.0.0", "O(N) with N shards", "Removes all keys."),
-    spec!(Flushdb, "flushdb", -1, &["write"], NO_KEYS,
-        &["@keyspace", "@write", "@slow", "@dangerous"],
-        "server", "1.0.0", "O(N) with N shards", "Removes all keys."),
-    spec!(Get, "get", 2, READ, ONE_KEY, &["@read", "@string", "@fast"],
-        "string", "1.0.0", ONE_READ, "Reads a value."),
-    spec!(Hello, "hello", -1, BEFORE_AUTH, NO_KEYS, &["@fast", "@connection"],
-        "connection", "6.0.0", "O(1)", "Agrees on the version of the protocol."),
-    spec!(Incr, "incr", 2, UPDATE, ONE_KEY, &["@write", "@string", "@fast"],
-        "string", "1.0.0", ONE_WRITE, "Adds one to an integer, which begins at 0."),
-    spec!(Incrby, "incrby", 3, UPDATE, ONE_KEY, &["@write", "@string", "@fast"],
-        "string", "1.0.0", ONE_WRITE, "Adds to an integer, which begins at 0."),
-    spec!(Info, "info", -1, &["loading", "stale"], NO_KEYS, &["@slow", "@dangerous"],
-        "server", "1.0.0", "O(N) with N shards on this node", "Tells how this node is doing."),
-    spec!(Mget, "mget", -2, READ, ALL_KEYS, &["@read", "@string", "@fast"],
-        "string", "1.0.0", "O(N) with N keys", "Reads several values."),
-    spec!(Ping, "ping", -1, &["fast"], NO_KEYS, &["@fast", "@connection"],
-        "connection", "1.0.0", "O(1)", "Says PONG, or what it was told."),
-    spec!(Quit, "quit", -1, BEFORE_AUTH, NO_KEYS, &["@fast", "@connection"],
-        "connection", "1.0.0", "O(1)", "Ends the connection."),
-    spec!(Scan, "scan", -2, &["readonly"], NO_KEYS, &["@keyspace", "@read", "@slow"],
-        "generic", "2.8.0", "O(COUNT) for each call", "Lists keys, some at a time."),
-    spec!(Select, "select", 2, CONNECTION, NO_KEYS, &["@fast", "@connection"],
-        "connection", "1.0.0", "O(1)", "Chooses the database; there is only 0."),
-    spec!(Set, "set", -3, &["write", "denyoom"], ONE_KEY, &["@write", "@string", "@slow"],
-        "string", "1.0.0", ONE_WRITE, "Stores a value."),
-    spec!(Setnx, "setnx", 3, UPDATE, ONE_KEY, &["@write", "@string", "@fast"],
-        "string", "1.0.0", ONE_WRITE, "Stores a value if the key holds none."),
-    spec!(Strlen, "strlen", 2, READ, ONE_KEY, &["@read", "@string", "@fast"],
-        "string", "2.2.0", ONE_READ, "Tells the length of a value in bytes."),
-    spec!(Unlink, "unlink", -2, &["write", "fast"], ALL_KEYS, &["@keyspace", "@write", "@fast"],
-        "generic", "4.0.0", "O(N) with N keys", "Removes keys and counts those that existed."),
-];
 
 #[cfg(test)]
 mod tests {

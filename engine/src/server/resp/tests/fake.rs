@@ -5,7 +5,8 @@ use crate::server::resp::backend::Backend;
 use bytes::Bytes;
 use flotilla_router::{Page, PageOptions, RouteError};
 use flotilla_shard::{
-    Answer, CommandFailure, Condition, Entry, KeyRange, Operation, Write, WriteOutcome,
+    Answer, BatchChange, CommandFailure, Condition, Entry, KeyRange, Operation, Origin, Step,
+    StepOutcome, Write, WriteOutcome,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -25,7 +26,10 @@ pub(super) struct Fake {
 
 #[derive(Default)]
 struct State {
-    map: BTreeMap<Bytes, Bytes>,
+    map: BTreeMap<Bytes, Entry>,
+    version: u64,
+    /// The names of writes that were started under one.
+    origins: Vec<Origin>,
     /// Operations are answered only by the test.
     holding: bool,
     held: Vec<(Operation, oneshot::Sender<Outcome>)>,
@@ -59,12 +63,17 @@ impl Fake {
     }
 
     pub(super) fn put(&self, key: &str, value: impl Into<Bytes>) {
-        self.state.lock().map.insert(Bytes::copy_from_slice(key.as_bytes()), value.into());
+        self.state.lock().store(Bytes::copy_from_slice(key.as_bytes()), value.into());
     }
 
     /// How many operations were started so far.
     pub(super) fn started(&self) -> usize {
         self.state.lock().started
+    }
+
+    /// The names of the writes that were started under one.
+    pub(super) fn origins(&self) -> Vec<Origin> {
+        self.state.lock().origins.clone()
     }
 
     /// How many operations wait to be released.
@@ -107,41 +116,72 @@ impl State {
                     Condition::IfPresent => previous.is_some(),
                 };
                 if written {
-                    self.map.insert(key, value);
+                    self.store(key, value);
                 }
                 let previous = previous.filter(|_| return_previous);
-                WriteOutcome::Put { version: 1, written, previous }
+                WriteOutcome::Put { version: self.version, written, previous }
             }
             Write::Delete { keys } => {
                 let count = keys.iter().filter_map(|key| self.map.remove(key)).count() as u64;
-                WriteOutcome::Deleted { version: 1, count }
+                WriteOutcome::Deleted { version: self.version, count }
             }
+            Write::Take { key } => WriteOutcome::Taken(self.map.remove(&key)),
             Write::Add { key, delta } => {
-                let text = self.map.get(&key).map_or("0".into(), |v| String::from_utf8_lossy(v));
-                let Ok(number) = text.parse::<i64>() else {
+                let text = self.entry(&key).map_or("0".into(), |entry| entry.value);
+                let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+                let Some(number) = number else {
                     return WriteOutcome::Failed(CommandFailure::NotAnInteger);
                 };
-                let sum = number + delta;
-                self.map.insert(key, sum.to_string().into());
-                WriteOutcome::Number(sum)
+                let number: i64 = number;
+                self.store(key, (number + delta).to_string().into());
+                WriteOutcome::Number(number + delta)
             }
             Write::Append { key, value } => {
-                let mut all = self.map.get(&key).map(|value| value.to_vec()).unwrap_or_default();
+                let mut all = self.entry(&key).map_or(Vec::new(), |entry| entry.value.to_vec());
                 all.extend(value);
                 let length = all.len() as u64;
-                self.map.insert(key, all.into());
+                self.store(key, all.into());
                 WriteOutcome::Length(length)
+            }
+            Write::Batch { changes, if_all_absent } => {
+                let free = changes.iter().all(|change| !self.map.contains_key(change.key()));
+                let written = free || !if_all_absent;
+                for change in changes {
+                    match change {
+                        BatchChange::Put { key, value } if written => self.store(key, value),
+                        BatchChange::Delete { key } if written => drop(self.map.remove(&key)),
+                        _ => {}
+                    }
+                }
+                WriteOutcome::Batch { version: self.version, written }
+            }
+            Write::Atomic { guards, steps } => {
+                let version_of = |key| self.entry(key).map_or(0, |entry| entry.version);
+                let holds = guards.iter().all(|guard| version_of(&guard.key) == guard.version);
+                let outcomes = holds.then(|| {
+                    let outcome = |step| match step {
+                        Step::Get { key } => StepOutcome::Value(self.entry(&key)),
+                        Step::Write(write) => StepOutcome::Written(self.write(write)),
+                    };
+                    steps.into_iter().map(outcome).collect()
+                });
+                WriteOutcome::Atomic { version: self.version, outcomes }
             }
             Write::DeleteRange { .. } => {
                 self.map.clear();
-                WriteOutcome::RangeDeleted { version: 1 }
+                WriteOutcome::RangeDeleted { version: self.version }
             }
-            other => unreachable!("no command asks for {other:?}"),
+            other => unreachable!("no test asks for {other:?}"),
         }
     }
 
+    fn store(&mut self, key: Bytes, value: Bytes) {
+        self.version += 1;
+        self.map.insert(key, Entry { value, version: self.version, expires_at_ms: None });
+    }
+
     fn entry(&self, key: &Bytes) -> Option<Entry> {
-        self.map.get(key).map(|value| Entry { value: value.clone(), version: 1, expires_at_ms: None })
+        self.map.get(key).cloned()
     }
 }
 
@@ -159,6 +199,11 @@ impl Backend for Fake {
             let _ = reply.send(outcome);
         }
         FakePending(receiver)
+    }
+
+    fn start_as(&self, origin: Origin, operation: Operation, deadline: Instant) -> FakePending {
+        self.state.lock().origins.push(origin);
+        self.start(operation, deadline)
     }
 
     fn start_all(&self, operations: Vec<Operation>, deadline: Instant) -> Vec<FakePending> {
@@ -183,7 +228,10 @@ impl Backend for Fake {
                     break Some(KeyRange { start: key.clone(), end: range.end.clone() });
                 }
                 Some((key, _)) if within(key) => {
-                    rows.push((key.clone(), Entry { value: Bytes::new(), version: 1, expires_at_ms: None }));
+                    rows.push((
+                        key.clone(),
+                        Entry { value: Bytes::new(), version: 1, expires_at_ms: None },
+                    ));
                 }
                 _ => break None,
             }

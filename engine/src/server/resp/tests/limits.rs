@@ -192,3 +192,101 @@ fn scans_go_on_where_they_stood() {
         client.expect(format!("-ERR cursor {first} is not known here: another node ")).await;
     });
 }
+
+#[test]
+fn the_first_reads_are_few_while_their_size_is_unknown() {
+    block_on(async {
+        let fake = Fake::holding();
+        fake.put("k", "v");
+        let mut client = Client::new(fake);
+        client.send("GET k\r\n".repeat(1000)).await;
+        let first = client.fake.started();
+        assert!((2..=64).contains(&first), "{first} were started");
+        while client.fake.held() > 0 {
+            client.fake.release(0);
+            settle().await;
+        }
+        client.expect("$1\r\nv\r\n".repeat(1000)).await;
+        // Replies were small, but the next may be of any size.
+        client.send("GET k\r\n".repeat(1000)).await;
+        assert_eq!(client.fake.held(), RespOptions::default().pipeline_reads_max);
+    });
+}
+
+#[test]
+fn unread_replies_count_in_the_budget_and_end_with_the_client() {
+    block_on(async {
+        let fake = Fake::default();
+        fake.put("k", "x".repeat(50_000));
+        let options = RespOptions { unread_bytes_max: 200_000, ..RespOptions::default() };
+        let mut client = Client::connect(fake, options, 1000);
+        client.send("GET k\r\n".repeat(50)).await;
+        let budget = client.context.budget.clone();
+        let unread = budget.part_bytes(flotilla_shard::Part::Replies);
+        assert!((150_000..=250_100).contains(&unread), "{unread} bytes are held");
+        let reply = format!("$50000\r\n{}\r\n", "x".repeat(50_000));
+        client.expect(reply.repeat(50)).await;
+        settle().await;
+        assert_eq!(budget.part_bytes(flotilla_shard::Part::Replies), 0);
+
+        client.send("GET k\r\n".repeat(50)).await;
+        assert!(budget.part_bytes(flotilla_shard::Part::Replies) > 100_000);
+        drop(client.stream);
+        client.served.await.unwrap();
+        assert_eq!(budget.part_bytes(flotilla_shard::Part::Replies), 0);
+    });
+}
+
+#[test]
+fn little_is_held_for_each_client_when_all_hold_much() {
+    block_on(async {
+        let fake = Fake::default();
+        fake.put("k", "x".repeat(10_000));
+        let mut client = Client::connect(fake, RespOptions::default(), 1000);
+        let budget = client.context.budget.clone();
+        let others = budget.account(flotilla_shard::Part::Replies);
+        others.add(budget.bytes_max() / 2);
+        client.send("GET k\r\n".repeat(100)).await;
+        let unread = budget.part_bytes(flotilla_shard::Part::Replies) - budget.bytes_max() / 2;
+        assert!((50_000..=80_000).contains(&unread), "{unread} bytes are held");
+        others.sub(budget.bytes_max() / 2);
+        let reply = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
+        client.expect(reply.repeat(100)).await;
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_for_too_long_is_cut_off() {
+    block_on(async {
+        let fake = Fake::default();
+        fake.put("k", "x".repeat(10_000));
+        let options = RespOptions {
+            unread_bytes_max: 50_000,
+            unread_timeout: std::time::Duration::ZERO,
+            ..RespOptions::default()
+        };
+        let mut client = Client::connect(fake, options, 1000);
+        client.send("GET k\r\n".repeat(100)).await;
+        let Client { served, context, stream, .. } = client;
+        served.await.unwrap();
+        assert_eq!(context.metrics.connections_stalled.get(), 1);
+        assert_eq!(context.clients.len(), 0);
+        drop(stream);
+    });
+}
+
+#[test]
+fn a_killed_client_is_closed_and_the_killer_gets_its_reply() {
+    block_on(async {
+        let mut client = Client::new(Fake::holding());
+        client.send("SET a 1\r\n").await;
+        assert_eq!(client.context.clients.kill(|_| true), 1);
+        client.expect_end().await;
+    });
+    block_on(async {
+        let mut client = Client::new(Fake::default());
+        client.send("CLIENT KILL ID 1\r\nCLIENT KILL ID 1 SKIPME no\r\nPING\r\n").await;
+        client.expect(":0\r\n:1\r\n").await;
+        client.expect_end().await;
+    });
+}

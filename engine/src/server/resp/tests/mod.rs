@@ -4,6 +4,7 @@ mod fake;
 mod limits;
 mod model;
 mod ordering;
+mod transactions;
 
 use super::clients::Clients;
 use super::commands::Context;
@@ -49,6 +50,8 @@ impl Client {
             info: Arc::new(NoFacts),
             birth: Birth { started: Instant::now(), run_id: String::new() },
             local_address: address,
+            budget: flotilla_shard::Budget::new(64 << 20),
+            slow_turn: tokio::sync::Semaphore::new(1),
         });
         let (stream, far) = tokio::io::duplex(pipe_bytes);
         let (stop, stopping) = watch::channel(Stop::Not);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 fn request() -> impl Strategy<Value = String> {
     let key = prop::sample::select(vec!["a", "b", "c"]);
-    (0..12u8, key.clone(), key).prop_map(|(kind, key, other)| match kind {
+    (0..16u8, key.clone(), key).prop_map(|(kind, key, other)| match kind {
         0 | 1 => format!("GET {key}"),
         2 => format!("SET {key} 7"),
         3 => format!("SET {key} 5 NX GET"),
@@ -16,6 +16,9 @@ fn request() -> impl Strategy<Value = String> {
         8 => format!("MGET {key} {other}"),
         9 => format!("EXISTS {key} {other} {key}"),
         10 => "DBSIZE".to_owned(),
+        11 => "MULTI".to_owned(),
+        12 | 13 => "EXEC".to_owned(),
+        14 => format!("WATCH {key} {other}"),
         _ => "FLUSHDB".to_owned(),
     })
 }

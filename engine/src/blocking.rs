@@ -8,8 +8,9 @@ use crate::entry::{Cas, Entry, Expect, KeyValue, Version};
 use crate::error::Error;
 use crate::options::{PutOptions, ReadOptions};
 use crate::scan::Scan;
+use crate::session::{Session, SessionName, WriteName};
 use crate::status::Status;
-use crate::{Builder, Engine};
+use crate::{Builder, Consistency, Engine};
 use bytes::Bytes;
 use std::future::Future;
 use std::ops::RangeBounds;
@@ -18,7 +19,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
 
 /// An [`Engine`] whose calls wait for their answers. Each method does, and fails as, the one of the
 /// same name there.
@@ -66,6 +68,23 @@ impl BlockingEngine {
         wait(self.engine.get_with(key, options))
     }
 
+    /// As [`Engine::get_many`].
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Bytes>>, Error> {
+        wait(self.engine.get_many(keys))
+    }
+
+    /// As [`Engine::get_many_with`].
+    pub fn get_many_with<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        options: &ReadOptions,
+    ) -> Result<Vec<Option<Entry>>, Error> {
+        wait(self.engine.get_many_with(keys, options))
+    }
+
     /// As [`Engine::put`].
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Version, Error> {
         wait(self.engine.put(key, value))
@@ -89,6 +108,40 @@ impl BlockingEngine {
     /// As [`Engine::delete`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         wait(self.engine.delete(key))
+    }
+
+    /// As [`Engine::delete_range`].
+    pub fn delete_range(&self, range: impl RangeBounds<Vec<u8>>) -> Result<(), Error> {
+        wait(self.engine.delete_range(range))
+    }
+
+    /// As [`Engine::expire`].
+    pub fn expire(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Result<bool, Error> {
+        wait(self.engine.expire(key, ttl))
+    }
+
+    /// As [`Engine::expire_at`].
+    pub fn expire_at(&self, key: impl AsRef<[u8]>, time: SystemTime) -> Result<bool, Error> {
+        wait(self.engine.expire_at(key, time))
+    }
+
+    /// As [`Engine::persist`].
+    pub fn persist(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        wait(self.engine.persist(key))
+    }
+
+    /// As [`Engine::read_modify_write`].
+    pub fn read_modify_write(
+        &self,
+        key: impl AsRef<[u8]>,
+        change: impl FnMut(Option<&Entry>) -> Option<Bytes>,
+    ) -> Result<Option<Version>, Error> {
+        wait(self.engine.read_modify_write(key, change))
+    }
+
+    /// As [`Engine::session`].
+    pub fn session(&self, name: SessionName) -> BlockingSession {
+        BlockingSession { session: self.engine.session(name) }
     }
 
     /// As [`Engine::compare_and_swap`].
@@ -121,9 +174,59 @@ impl BlockingEngine {
         self.engine.status()
     }
 
+    /// As [`Engine::subscribe`]. The receiver shows the latest status whenever it is asked.
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.engine.subscribe()
+    }
+
     /// As [`Engine::shutdown`].
     pub fn shutdown(&self) -> Result<(), Error> {
         wait(self.engine.shutdown())
+    }
+}
+
+/// A [`Session`] whose calls wait for their answers.
+#[derive(Clone, Debug)]
+pub struct BlockingSession {
+    session: Session,
+}
+
+impl BlockingSession {
+    /// As [`Session::put`].
+    pub fn put(
+        &self,
+        name: WriteName,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<Version, Error> {
+        wait(self.session.put(name, key, value))
+    }
+
+    /// As [`Session::put_with`].
+    pub fn put_with(
+        &self,
+        name: WriteName,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &PutOptions,
+    ) -> Result<Option<Version>, Error> {
+        wait(self.session.put_with(name, key, value, options))
+    }
+
+    /// As [`Session::delete`].
+    pub fn delete(&self, name: WriteName, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        wait(self.session.delete(name, key))
+    }
+
+    /// As [`Session::compare_and_swap`].
+    pub fn compare_and_swap(
+        &self,
+        name: WriteName,
+        key: impl AsRef<[u8]>,
+        expect: Expect<'_>,
+        new: Option<Bytes>,
+    ) -> Result<Cas, Error> {
+        wait(self.session.compare_and_swap(name, key, expect, new))
     }
 }
 
@@ -159,6 +262,11 @@ impl BlockingScan {
     /// As [`Scan::timeout`].
     pub fn timeout(self, timeout: Duration) -> BlockingScan {
         BlockingScan { scan: self.scan.timeout(timeout) }
+    }
+
+    /// As [`Scan::consistency`].
+    pub fn consistency(self, consistency: Consistency) -> BlockingScan {
+        BlockingScan { scan: self.scan.consistency(consistency) }
     }
 }
 

@@ -79,6 +79,12 @@ pub struct Builder {
     heartbeat_interval: Option<Duration>,
     key_bytes_max: Option<u64>,
     value_bytes_max: Option<u64>,
+    disk_reserve_bytes: Option<u64>,
+    disk_stall_max: Option<Duration>,
+    log_retain_bytes: Option<u64>,
+    snapshot_bytes_per_second: Option<u64>,
+    clock_skew_max: Option<Duration>,
+    accept_data_loss: bool,
 }
 
 impl Builder {
@@ -105,6 +111,12 @@ impl Builder {
             heartbeat_interval: None,
             key_bytes_max: None,
             value_bytes_max: None,
+            disk_reserve_bytes: None,
+            disk_stall_max: None,
+            log_retain_bytes: None,
+            snapshot_bytes_per_second: None,
+            clock_skew_max: None,
+            accept_data_loss: false,
         }
     }
 
@@ -234,6 +246,47 @@ impl Builder {
         self
     }
 
+    /// Refuses new data with [`Error::DiskFull`] while less than this is free on the disk; what
+    /// frees space goes on. Default: 256 MiB.
+    pub fn disk_reserve_bytes(mut self, bytes: u64) -> Builder {
+        self.disk_reserve_bytes = Some(bytes);
+        self
+    }
+
+    /// Hands leaderships to other nodes when a write to the journal takes longer than this.
+    /// Default: 1 second.
+    pub fn disk_stall_max(mut self, stall: Duration) -> Builder {
+        self.disk_stall_max = Some(stall);
+        self
+    }
+
+    /// Keeps at most this many bytes of log, all shards of a node together, for followers that lag
+    /// behind; who needs more gets a snapshot. Default: 1 GiB.
+    pub fn log_retain_bytes(mut self, bytes: u64) -> Builder {
+        self.log_retain_bytes = Some(bytes);
+        self
+    }
+
+    /// Sends snapshots with at most this many bytes per second. Default: 64 MiB.
+    pub fn snapshot_bytes_per_second(mut self, bytes: u64) -> Builder {
+        self.snapshot_bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// Leads nothing while this node's clock is further than this from the median of the nodes'
+    /// clocks. Default: 2 seconds.
+    pub fn clock_skew_max(mut self, skew: Duration) -> Builder {
+        self.clock_skew_max = Some(skew);
+        self
+    }
+
+    /// Goes on without data that cannot be read and that no other replica has, instead of refusing
+    /// with [`Error::DataLost`]. Look at what is lost first. Default: false.
+    pub fn accept_data_loss(mut self, accept: bool) -> Builder {
+        self.accept_data_loss = accept;
+        self
+    }
+
     /// Starts the engine. A new cluster is born when all its nodes have been started; a node of an
     /// existing one serves as soon as its shards have leaders.
     ///
@@ -243,7 +296,8 @@ impl Builder {
     ///
     /// [`Error::Options`] when the choices contradict each other, [`Error::DirectoryInUse`],
     /// [`Error::Directory`] when the directory belongs to another node or cluster, [`Error::Cluster`]
-    /// when the other nodes refuse this one, [`Error::Storage`] and [`Error::Corrupt`].
+    /// when the other nodes refuse this one, [`Error::DataLost`] when no replica has what cannot be
+    /// read here, [`Error::Storage`] and [`Error::Corrupt`].
     pub async fn start(mut self) -> Result<Engine, Error> {
         let template = self.template()?;
         let limits = Limits {
@@ -275,6 +329,12 @@ impl Builder {
         set(&mut options.heartbeat_interval, self.heartbeat_interval);
         set(&mut options.key_bytes_max, self.key_bytes_max);
         set(&mut options.value_bytes_max, self.value_bytes_max);
+        set(&mut options.disk_reserve_bytes, self.disk_reserve_bytes);
+        set(&mut options.disk_stall_max, self.disk_stall_max);
+        set(&mut options.log_retain_bytes, self.log_retain_bytes);
+        set(&mut options.snapshot_bytes_per_second, self.snapshot_bytes_per_second);
+        set(&mut options.clock_skew_max, self.clock_skew_max);
+        options.accept_data_loss = self.accept_data_loss;
         self.check(&options)?;
         Ok(options)
     }
@@ -349,6 +409,12 @@ impl Builder {
         }
         if self.request_timeout.is_zero() {
             return refuse("request_timeout must not be zero");
+        }
+        if options.disk_stall_max.is_zero() || options.clock_skew_max.is_zero() {
+            return refuse("disk_stall_max and clock_skew_max must not be zero");
+        }
+        if options.snapshot_bytes_per_second == 0 {
+            return refuse("snapshot_bytes_per_second must be at least 1");
         }
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! What callers get back: values with their versions, rows, and the outcome of a swap.
 
+use crate::engine::unexpected;
+use crate::error::Error;
 use bytes::Bytes;
+use flotilla_shard::WriteOutcome;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Which write a value comes from.
 ///
@@ -17,12 +21,28 @@ pub struct Entry {
     pub value: Bytes,
     /// The write that they come from.
     pub version: Version,
+    /// When it expires; `None`: never.
+    pub expires_at: Option<SystemTime>,
 }
 
 impl From<flotilla_shard::Entry> for Entry {
     fn from(entry: flotilla_shard::Entry) -> Entry {
-        Entry { value: entry.value, version: Version(entry.version) }
+        let expires_at = entry.expires_at_ms.map(time_of);
+        Entry { value: entry.value, version: Version(entry.version), expires_at }
     }
+}
+
+/// The time that is `ms` milliseconds after the Unix epoch; the last one that can be told for those
+/// beyond it.
+pub(crate) fn time_of(ms: u64) -> SystemTime {
+    const FAR: Duration = Duration::from_secs(8_000_000_000_000);
+    UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH + FAR)
+}
+
+/// Milliseconds after the Unix epoch; 0 for times before it.
+pub(crate) fn ms_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A row of a scan.
@@ -34,6 +54,8 @@ pub struct KeyValue {
     pub value: Bytes,
     /// The write that they come from.
     pub version: Version,
+    /// When the row expires; `None`: never.
+    pub expires_at: Option<SystemTime>,
 }
 
 /// What a compare-and-swap demands of the present value.
@@ -73,6 +95,18 @@ pub enum Cas {
 }
 
 impl Cas {
+    pub(crate) fn of(outcome: WriteOutcome) -> Result<Cas, Error> {
+        match outcome {
+            WriteOutcome::Swap { swapped: true, version, .. } => {
+                Ok(Cas::Swapped { version: Version(version) })
+            }
+            WriteOutcome::Swap { swapped: false, current, .. } => {
+                Ok(Cas::Mismatch { current: current.map(Entry::from) })
+            }
+            other => unexpected(&other),
+        }
+    }
+
     /// True if the value was replaced.
     pub fn is_swapped(&self) -> bool {
         matches!(self, Cas::Swapped { .. })

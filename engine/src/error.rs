@@ -2,7 +2,7 @@
 
 use crate::splits::SplitError;
 use flotilla_router::RouteError;
-use flotilla_shard::GroupId;
+use flotilla_shard::{CommandFailure, GroupId};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,12 +68,50 @@ pub enum Error {
     /// A batch holds no change, so no version can be given for it.
     #[error("the batch is empty")]
     EmptyBatch,
+    /// Others changed the value in between, again and again. Without effect.
+    #[error("others changed the value {attempts} times while it was to be replaced")]
+    Conflict {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A write of a named session cannot be told from one that was made before: its shard has
+    /// forgotten the session, or the answer. Nothing was done now, but an earlier call of the same
+    /// name may have taken effect.
+    #[error("the shard no longer knows whether this write of the session was made before: {why}")]
+    Forgotten {
+        /// What it forgot.
+        why: String,
+    },
+    /// A named session was given a sequence that cannot be.
+    #[error(
+        "sequence {sequence} of a session with everything below {lowest_unacknowledged} \
+         acknowledged: sequences begin at 1, and those acknowledged are never used again"
+    )]
+    BadSequence {
+        /// The write's sequence.
+        sequence: u64,
+        /// What the caller said of the ones before.
+        lowest_unacknowledged: u64,
+    },
     /// Storage cannot be read or written. A node that cannot write stops.
     #[error("storage: {0}")]
     Storage(String),
     /// Stored bytes fail their checksum.
     #[error("corrupt data: {0}")]
     Corrupt(String),
+    /// The disk of the shard's leader is full; reads and deletes are served, and everything else as
+    /// soon as there is room again. Without effect.
+    #[error("the disk of the shard's leader is full: only reads and deletes are served")]
+    DiskFull,
+    /// Rows of this directory cannot be read, and no other replica has them.
+    #[error(
+        "data of this directory is lost: {}; start once with accept_data_loss to go on without it",
+        losses.join("; ")
+    )]
+    DataLost {
+        /// What is lost and how it was noticed, a sentence for each shard.
+        losses: Vec<String>,
+    },
     /// The engine has been shut down, or is being so, or has stopped itself because it could not
     /// keep its promises. Without effect.
     #[error("the engine is shut down")]
@@ -108,26 +146,48 @@ impl Error {
     /// True if the call may have had an effect, or still may: making it again could undo what
     /// others wrote in between. False: it certainly had and will have none.
     pub fn maybe_committed(&self) -> bool {
-        matches!(self, Error::Timeout { maybe_committed: true } | Error::Partial { .. })
+        matches!(
+            self,
+            Error::Timeout { maybe_committed: true }
+                | Error::Partial { .. }
+                | Error::Forgotten { .. }
+        )
     }
 
     /// True if the same call may succeed later, and making it again is safe: it had no effect.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Timeout { maybe_committed } => !maybe_committed,
-            Error::NoLeader { .. } | Error::Busy { .. } => true,
+            Error::NoLeader { .. } | Error::Busy { .. } | Error::Conflict { .. } => true,
             Error::CrossShard
+            | Error::Forgotten { .. }
+            | Error::BadSequence { .. }
             | Error::Partial { .. }
             | Error::InvalidKey { .. }
             | Error::TooLarge { .. }
             | Error::EmptyBatch
             | Error::Storage(_)
             | Error::Corrupt(_)
+            | Error::DiskFull
+            | Error::DataLost { .. }
             | Error::Shutdown
             | Error::Options(_)
             | Error::DirectoryInUse { .. }
             | Error::Directory { .. }
             | Error::Cluster(_) => false,
+        }
+    }
+}
+
+impl Error {
+    /// What a state machine says of a write that changed nothing.
+    pub(crate) fn of_failure(failure: &CommandFailure) -> Error {
+        match failure {
+            CommandFailure::Acknowledged | CommandFailure::SessionExpired { .. } => {
+                Error::Forgotten { why: failure.to_string() }
+            }
+            // The engine makes no write that could fail otherwise.
+            other => panic!("a shard refused a write of the engine: {other}"),
         }
     }
 }
@@ -145,6 +205,7 @@ impl From<RouteError> for Error {
             RouteError::TooLarge { bytes, bytes_max } => Error::TooLarge { bytes, bytes_max },
             RouteError::Storage(text) => Error::Storage(text),
             RouteError::Corrupt(text) => Error::Corrupt(text),
+            RouteError::DiskFull => Error::DiskFull,
             RouteError::Shutdown => Error::Shutdown,
             // The router may learn new words; what they promise stays visible.
             other => match other.maybe_committed() {
@@ -192,6 +253,7 @@ mod tests {
             RouteError::TooLarge { bytes: 2, bytes_max: 1 },
             RouteError::Storage(String::new()),
             RouteError::Corrupt(String::new()),
+            RouteError::DiskFull,
             RouteError::Shutdown,
         ] {
             let translated = Error::from(error.clone());

@@ -33,8 +33,6 @@ mod batch;
 mod blocking;
 mod builder;
 mod directory;
-// Until the node starts it.
-#[allow(dead_code)]
 mod disk;
 mod engine;
 mod entry;
@@ -46,24 +44,27 @@ mod restore;
 mod scan;
 #[cfg(feature = "server")]
 pub mod server;
+mod session;
 #[cfg(feature = "server")]
 pub mod settings;
 pub mod splits;
 mod status;
 
 pub use batch::WriteBatch;
-pub use blocking::{BlockingEngine, BlockingScan};
+pub use blocking::{BlockingEngine, BlockingScan, BlockingSession};
 pub use builder::Builder;
 pub use bytes::Bytes;
 pub use engine::Engine;
 pub use entry::{Cas, Entry, Expect, KeyValue, Version};
 pub use error::Error;
-pub use flotilla_shard::{Epoch, GroupId, KeyRange, NodeId, Role, ShardStatus};
+pub use flotilla_shard::{Consistency, Epoch, GroupId, KeyRange, NodeId, Role, ShardStatus};
 pub use options::{
-    KEY_BYTES_MAX, Limits, PutCondition, PutOptions, REQUEST_TIMEOUT, ReadOptions, VALUE_BYTES_MAX,
+    KEY_BYTES_MAX, Limits, PutCondition, PutExpiry, PutOptions, REQUEST_TIMEOUT, ReadOptions,
+    VALUE_BYTES_MAX,
 };
 pub use prometheus::Registry;
 pub use scan::Scan;
+pub use session::{Session, SessionName, WriteName};
 pub use status::Status;
 
 /// The README's example, compiled and run as it is printed there.

@@ -3,13 +3,14 @@
 //! Every default is written where the option is. Options of a call are values of their own with a
 //! `Default`, so that a later option breaks no caller.
 
+use crate::entry::ms_of;
 use bytes::Bytes;
 use flotilla_router::peer::LocalNetwork;
-use flotilla_shard::NodeId;
+use flotilla_shard::{Consistency, Expiry, NodeId};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The longest key, in bytes, unless chosen otherwise: 4 KiB.
 pub const KEY_BYTES_MAX: u64 = 4 << 10;
@@ -23,12 +24,14 @@ pub const VALUE_BYTES_MAX: u64 = 8 << 20;
 /// not as an error.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a read behaves. Reads are linearizable.
+/// How a read behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadOptions {
     /// How long to wait for the answer. `None`: the engine's request timeout.
     pub timeout: Option<Duration>,
+    /// How current the answer must be. Default: linearizable.
+    pub consistency: Consistency,
 }
 
 impl ReadOptions {
@@ -42,6 +45,13 @@ impl ReadOptions {
         self.timeout = Some(timeout);
         self
     }
+
+    /// Accepts an older answer, which the replica on this node may give without asking another:
+    /// see [`Consistency`].
+    pub fn consistency(mut self, consistency: Consistency) -> ReadOptions {
+        self.consistency = consistency;
+        self
+    }
 }
 
 /// How a put behaves.
@@ -50,6 +60,8 @@ impl ReadOptions {
 pub struct PutOptions {
     /// What must hold for the value to be written.
     pub condition: PutCondition,
+    /// When the value expires.
+    pub expiry: PutExpiry,
     /// How long to wait for the answer. `None`: the engine's request timeout.
     pub timeout: Option<Duration>,
 }
@@ -72,6 +84,24 @@ impl PutOptions {
         self
     }
 
+    /// Lets the value expire after `ttl`, counted from when the shard's leader takes the call.
+    pub fn expires_in(mut self, ttl: Duration) -> PutOptions {
+        self.expiry = PutExpiry::In(ttl);
+        self
+    }
+
+    /// Lets the value expire at `time`. A time that has passed leaves the key empty.
+    pub fn expires_at(mut self, time: SystemTime) -> PutOptions {
+        self.expiry = PutExpiry::At(time);
+        self
+    }
+
+    /// Lets the value expire when the one before it would have.
+    pub fn keep_expiry(mut self) -> PutOptions {
+        self.expiry = PutExpiry::Keep;
+        self
+    }
+
     /// Waits this long for the answer.
     pub fn timeout(mut self, timeout: Duration) -> PutOptions {
         self.timeout = Some(timeout);
@@ -89,6 +119,32 @@ pub enum PutCondition {
     IfAbsent,
     /// The key holds something.
     IfPresent,
+}
+
+/// When a put value expires. Times count in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PutExpiry {
+    /// Never.
+    #[default]
+    Never,
+    /// When the value before it would have.
+    Keep,
+    /// At this time.
+    At(SystemTime),
+    /// This long after the shard's leader took the call.
+    In(Duration),
+}
+
+impl PutExpiry {
+    pub(crate) fn to_shard(self) -> Expiry {
+        match self {
+            PutExpiry::Never => Expiry::Never,
+            PutExpiry::Keep => Expiry::Keep,
+            PutExpiry::At(time) => Expiry::At(ms_of(time)),
+            PutExpiry::In(ttl) => Expiry::After(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 /// When a call that waits for `timeout` stops waiting. The longest wait is a day: longer ones mean
@@ -154,6 +210,18 @@ pub(crate) struct NodeOptions {
     pub(crate) key_bytes_max: u64,
     /// The largest value.
     pub(crate) value_bytes_max: u64,
+    /// With less free disk than this, new data is refused.
+    pub(crate) disk_reserve_bytes: u64,
+    /// A write to the journal that takes longer moves leaderships to other nodes.
+    pub(crate) disk_stall_max: Duration,
+    /// Bytes of log that all shards together keep for followers that lag behind.
+    pub(crate) log_retain_bytes: u64,
+    /// Bytes of snapshots sent per second.
+    pub(crate) snapshot_bytes_per_second: u64,
+    /// A clock that is further from the median of the peers' leads nothing.
+    pub(crate) clock_skew_max: Duration,
+    /// Go on without rows that cannot be read, where no other replica has them.
+    pub(crate) accept_data_loss: bool,
 }
 
 impl NodeOptions {
@@ -179,6 +247,12 @@ impl NodeOptions {
             heartbeat_interval: Duration::from_millis(60),
             key_bytes_max: KEY_BYTES_MAX,
             value_bytes_max: VALUE_BYTES_MAX,
+            disk_reserve_bytes: 256 << 20,
+            disk_stall_max: Duration::from_secs(1),
+            log_retain_bytes: 1 << 30,
+            snapshot_bytes_per_second: 64 << 20,
+            clock_skew_max: Duration::from_secs(2),
+            accept_data_loss: false,
         }
     }
 }

@@ -5,11 +5,11 @@
 //!
 //! What is absent: one snapshot over pages or shards.
 
-use crate::entry::{KeyValue, Version};
+use crate::entry::{Entry, KeyValue};
 use crate::error::Error;
 use crate::options::deadline_after;
 use flotilla_router::{Page, PageOptions, RouteError, Router};
-use flotilla_shard::KeyRange;
+use flotilla_shard::{Consistency, KeyRange};
 use futures_core::Stream;
 use std::future::Future;
 use std::pin::Pin;
@@ -36,6 +36,7 @@ pub struct Scan {
     /// Rows still to be given.
     rows_left: u64,
     timeout: Duration,
+    consistency: Consistency,
     page: std::vec::IntoIter<(bytes::Bytes, flotilla_shard::Entry)>,
     fetching: Option<PageFuture>,
 }
@@ -50,6 +51,7 @@ impl Scan {
             reverse: false,
             rows_left: u64::MAX,
             timeout,
+            consistency: Consistency::Linearizable,
             page: Vec::new().into_iter(),
             fetching: None,
         }
@@ -70,6 +72,12 @@ impl Scan {
     /// Waits this long for each page, instead of the engine's request timeout.
     pub fn timeout(mut self, timeout: Duration) -> Scan {
         self.timeout = timeout;
+        self
+    }
+
+    /// Reads pages as current as `consistency` says, instead of linearizable ones.
+    pub fn consistency(mut self, consistency: Consistency) -> Scan {
+        self.consistency = consistency;
         self
     }
 
@@ -97,7 +105,8 @@ impl Scan {
             reverse: self.reverse,
             keys_only: false,
         };
-        Box::pin(self.router.page(range, options, deadline_after(self.timeout)))
+        let deadline = deadline_after(self.timeout);
+        Box::pin(self.router.page_with(range, options, self.consistency, deadline))
     }
 }
 
@@ -112,8 +121,8 @@ impl Stream for Scan {
             }
             if let Some((key, entry)) = this.page.next() {
                 this.rows_left -= 1;
-                let version = Version(entry.version);
-                return Poll::Ready(Some(Ok(KeyValue { key, value: entry.value, version })));
+                let Entry { value, version, expires_at } = Entry::from(entry);
+                return Poll::Ready(Some(Ok(KeyValue { key, value, version, expires_at })));
             }
             let mut fetching = match (this.fetching.take(), this.rest.take()) {
                 (Some(fetching), rest) => {

@@ -28,6 +28,27 @@ impl Status {
         Status { node_id, cluster_name: cluster_name.to_owned(), shards, connected }
     }
 
+    /// True if the two differ in figures at most, such as log positions.
+    pub(crate) fn is_alike(&self, other: &Status) -> bool {
+        let alike = |a: &ShardStatus, b: &ShardStatus| {
+            a.group == b.group
+                && a.range == b.range
+                && a.epoch == b.epoch
+                && a.role == b.role
+                && a.leader == b.leader
+                && a.term == b.term
+                && a.suspect == b.suspect
+                && a.needs_snapshot == b.needs_snapshot
+                && a.installing == b.installing
+                && a.nodes == b.nodes
+        };
+        self.node_id == other.node_id
+            && self.cluster_name == other.cluster_name
+            && self.connected == other.connected
+            && self.shards.len() == other.shards.len()
+            && self.shards.iter().zip(&other.shards).all(|(a, b)| alike(a, b))
+    }
+
     /// True if every shard with a replica here has a leader that this node knows: requests can be
     /// served.
     pub fn is_ready(&self) -> bool {

@@ -47,6 +47,7 @@ impl Settings {
         self.check_shards(&mut problems);
         self.check_raft(&mut problems);
         self.check_sizes(&mut problems);
+        self.check_disk(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(Invalid { problems }) }
     }
 
@@ -225,6 +226,30 @@ impl Settings {
                 humantime::format_duration(self.storage.checkpoint_age)
             ));
         }
+    }
+
+    fn check_disk(&self, problems: &mut Vec<String>) {
+        let storage = &self.storage;
+        let mut within = |key: &str, size: Size, min: Size, max: Size| {
+            if size < min || size > max {
+                problems.push(format!("{key} {size} is out of range: {min} to {max}"));
+            }
+        };
+        let terabyte = Size::mib(1 << 20);
+        within("storage.disk_reserve", storage.disk_reserve, Size::mib(16), terabyte);
+        within("storage.log_retain", storage.log_retain, Size::mib(16), terabyte);
+        within("storage.snapshot_rate", storage.snapshot_rate, Size::mib(1), terabyte);
+        let mut at_least = |key: &str, duration: Duration, min: Duration| {
+            if duration < min {
+                problems.push(format!(
+                    "{key} {} is too short: at least {}",
+                    humantime::format_duration(duration),
+                    humantime::format_duration(min)
+                ));
+            }
+        };
+        at_least("storage.disk_stall_max", storage.disk_stall_max, Duration::from_millis(100));
+        at_least("raft.clock_skew_max", self.raft.clock_skew_max, Duration::from_millis(100));
     }
 }
 

@@ -15,7 +15,7 @@ const PREFIX: &str = "FLOTILLA_";
 const FILE_VARIABLE: &str = "FLOTILLA_CONFIG";
 
 /// Every key that can be set, dotted, in the order in which they are printed.
-pub(super) const KEYS: [&str; 22] = [
+pub(super) const KEYS: [&str; 28] = [
     "cluster_name",
     "node_id",
     "data_dir",
@@ -30,10 +30,16 @@ pub(super) const KEYS: [&str; 22] = [
     "insecure",
     "raft.election_timeout",
     "raft.heartbeat_interval",
+    "raft.clock_skew_max",
     "storage.memtable_bytes",
     "storage.cache_bytes",
     "storage.segment_bytes",
     "storage.checkpoint_age",
+    "storage.disk_reserve",
+    "storage.disk_stall_max",
+    "storage.log_retain",
+    "storage.snapshot_rate",
+    "storage.accept_data_loss",
     "limits.key_bytes_max",
     "limits.value_bytes_max",
     "limits.budget_bytes",

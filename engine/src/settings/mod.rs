@@ -89,6 +89,9 @@ pub struct RaftSettings {
     /// How often a leader tells its followers that it lives. At most a fifth of the above.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
+    /// A node whose clock is further than this from the median of the nodes' clocks leads nothing.
+    #[serde(with = "humantime_serde")]
+    pub clock_skew_max: Duration,
 }
 
 /// Settings of the journal and the store: `[storage]`.
@@ -105,6 +108,19 @@ pub struct StorageSettings {
     /// Memtables older than this are merged into the store even when small: bounds replay.
     #[serde(with = "humantime_serde")]
     pub checkpoint_age: Duration,
+    /// With less free disk than this, new data is refused; reads and deletes go on.
+    pub disk_reserve: Size,
+    /// A write to the journal that takes longer moves leaderships to other nodes.
+    #[serde(with = "humantime_serde")]
+    pub disk_stall_max: Duration,
+    /// How much log all shards together keep for followers that lag behind; who needs more gets a
+    /// snapshot.
+    pub log_retain: Size,
+    /// How many bytes of snapshots are sent per second.
+    pub snapshot_rate: Size,
+    /// Goes on without data that cannot be read and that no other replica has. Look at what is lost
+    /// first, and take it away again afterwards.
+    pub accept_data_loss: bool,
 }
 
 /// Settings of what clients may ask for: `[limits]`.
@@ -149,6 +165,7 @@ impl Default for RaftSettings {
         RaftSettings {
             election_timeout: Duration::from_millis(300),
             heartbeat_interval: Duration::from_millis(60),
+            clock_skew_max: Duration::from_secs(2),
         }
     }
 }
@@ -160,6 +177,11 @@ impl Default for StorageSettings {
             cache_bytes: Size::mib(128),
             segment_bytes: Size::mib(64),
             checkpoint_age: Duration::from_secs(60),
+            disk_reserve: Size::mib(256),
+            disk_stall_max: Duration::from_secs(1),
+            log_retain: Size::mib(1024),
+            snapshot_rate: Size::mib(64),
+            accept_data_loss: false,
         }
     }
 }
@@ -226,6 +248,12 @@ mod tests {
         assert_eq!(settings.storage.cache_bytes.get(), options.cache_bytes as u64);
         assert_eq!(settings.storage.segment_bytes.get(), options.segment_bytes);
         assert_eq!(settings.storage.checkpoint_age, options.checkpoint_age);
+        assert_eq!(settings.raft.clock_skew_max, options.clock_skew_max);
+        assert_eq!(settings.storage.disk_reserve.get(), options.disk_reserve_bytes);
+        assert_eq!(settings.storage.disk_stall_max, options.disk_stall_max);
+        assert_eq!(settings.storage.log_retain.get(), options.log_retain_bytes);
+        assert_eq!(settings.storage.snapshot_rate.get(), options.snapshot_bytes_per_second);
+        assert_eq!(settings.storage.accept_data_loss, options.accept_data_loss);
         assert_eq!(settings.limits.key_bytes_max.get(), options.key_bytes_max);
         assert_eq!(settings.limits.value_bytes_max.get(), options.value_bytes_max);
         assert_eq!(settings.limits.budget_bytes.get(), options.budget_bytes);

@@ -170,7 +170,13 @@ async fn start_engine(settings: &Settings, peer: Option<TcpListener>) -> Result<
         .checkpoint_age(settings.storage.checkpoint_age)
         .key_bytes_max(settings.limits.key_bytes_max.get())
         .value_bytes_max(settings.limits.value_bytes_max.get())
-        .budget_bytes(settings.limits.budget_bytes.get());
+        .budget_bytes(settings.limits.budget_bytes.get())
+        .disk_reserve_bytes(settings.storage.disk_reserve.get())
+        .disk_stall_max(settings.storage.disk_stall_max)
+        .log_retain_bytes(settings.storage.log_retain.get())
+        .snapshot_bytes_per_second(settings.storage.snapshot_rate.get())
+        .clock_skew_max(settings.raft.clock_skew_max)
+        .accept_data_loss(settings.storage.accept_data_loss);
     if settings.lanes > 0 {
         builder = builder.lanes(settings.lanes);
     }

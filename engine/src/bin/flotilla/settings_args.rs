@@ -61,6 +61,10 @@ pub struct SettingsArgs {
     /// Allow listening beyond loopback although nothing is encrypted and nobody is authenticated.
     #[arg(long)]
     insecure: bool,
+
+    /// Start without data that cannot be read here and that no other replica has.
+    #[arg(long)]
+    accept_data_loss: bool,
 }
 
 impl SettingsArgs {
@@ -83,6 +87,9 @@ impl SettingsArgs {
             given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
         if self.insecure {
             flags.push(("insecure", "true".to_owned()));
+        }
+        if self.accept_data_loss {
+            flags.push(("storage.accept_data_loss", "true".to_owned()));
         }
         // A variable that is not UTF-8 cannot be a setting of ours.
         let environment = std::env::vars_os()

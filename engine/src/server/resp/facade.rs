@@ -54,7 +54,7 @@ impl RespServer {
         let metrics = RespMetrics::register(engine.registry())?;
         let handles = engine.handles().to_vec();
         let backend = engine.router().clone();
-        let budget = engine.router().budget().clone();
+        let budget = engine.budget().clone();
         let wiring = Wiring { options, handles, info: Arc::new(engine), metrics, budget };
         Ok(RespServer::serve(listener, backend, wiring)?)
     }

@@ -399,7 +399,9 @@ mod tests {
             interval: Duration::from_millis(1),
             ..DiskOptions::default()
         };
-        let telling = Box::new(move |event| drop(sender.send(event)));
+        let telling = Box::new(move |event| {
+            let _ = sender.send(event);
+        });
         let monitor =
             DiskMonitor::start(options, probe, telling, metrics.clone()).expect("a thread");
         assert_eq!(told.try_recv(), Ok(DiskEvent::Full), "told before the start returns");

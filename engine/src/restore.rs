@@ -48,7 +48,7 @@ pub(crate) fn open_store(
 ) -> Result<(Store, Vec<ShardState>), Error> {
     let failed = |error: StoreError| Error::Storage(error.to_string());
     let dir = directory.path().join(STORE);
-    let error = match Store::open(&dir, store_options.clone(), metrics.clone()) {
+    let error = match Store::open(&dir, store_options, metrics.clone()) {
         Err(error @ StoreError::Unreadable { .. }) => error,
         result => return result.map_err(failed),
     };

@@ -18,6 +18,7 @@ use crate::forward::Forwards;
 use crate::leaders::LeaderHints;
 use crate::map::{Piece, RangeMap};
 use crate::metrics::{Cause, Kind, RouterMetrics};
+use crate::options::RouterOptions;
 use crate::peer::{ForwardedRequest, Inbound, PeerMessage, Transport};
 use crate::pending::{Pending, ReplyReceiver};
 use crate::session::Sessions;
@@ -41,48 +42,6 @@ const REQUEST_OVERHEAD_BYTES: u64 = 256;
 
 /// Attempts that wait for the own replica to hear of a leader before others are asked.
 const OWN_REPLICA_ATTEMPTS: u32 = 3;
-
-/// How a router behaves.
-#[derive(Clone, Debug)]
-pub struct RouterOptions {
-    /// The node that it runs on.
-    pub node: NodeId,
-    /// The first pause before an attempt is made again. Pauses double, with jitter.
-    pub backoff_min: Duration,
-    /// The longest pause.
-    pub backoff_max: Duration,
-    /// How often forwarded requests are checked against their deadlines.
-    pub sweep_interval: Duration,
-    /// What a caller is told when the budget is spent.
-    pub busy_retry_after: Duration,
-    /// Writes carry no names: repeats are applied again. For tests that must be seen to fail.
-    #[cfg(feature = "test-switches")]
-    pub without_sessions: bool,
-}
-
-impl RouterOptions {
-    /// The defaults for `node`: pauses of 1 to 50 ms, a check every 20 ms.
-    pub fn new(node: NodeId) -> RouterOptions {
-        RouterOptions {
-            node,
-            backoff_min: Duration::from_millis(1),
-            backoff_max: Duration::from_millis(50),
-            sweep_interval: Duration::from_millis(20),
-            busy_retry_after: Duration::from_millis(10),
-            #[cfg(feature = "test-switches")]
-            without_sessions: std::env::var_os("FLOTILLA_TEST_WITHOUT_SESSIONS")
-                .is_some_and(|value| value == "1"),
-        }
-    }
-
-    /// True if writes carry names by which shards recognize repeats.
-    pub(crate) fn names_writes(&self) -> bool {
-        #[cfg(feature = "test-switches")]
-        return !self.without_sessions;
-        #[cfg(not(feature = "test-switches"))]
-        true
-    }
-}
 
 /// Takes operations to the shards that they are for, on whatever node those are led. Clones share
 /// everything.

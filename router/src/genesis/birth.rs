@@ -4,7 +4,7 @@
 //! the one with the higher id: so the node that proposes has the last word, an operator sees the
 //! error where the mistake most likely is, and the others go on waiting for the correction.
 
-use super::check::{check_genesis, check_options, describe_shards, list};
+use super::check::{check_genesis, check_options, describe_shards, list, other_addresses};
 use super::error::GenesisError;
 use super::view::View;
 use super::{FORMAT_VERSION, Genesis, GenesisOptions, GenesisState, GenesisStore, NodeBirth};
@@ -61,6 +61,8 @@ struct Other {
     /// It was told, or could not be told, that the birth is over.
     farewell: bool,
     trouble: Option<String>,
+    /// Its list of addresses was compared with ours.
+    is_compared: bool,
 }
 
 impl<'a> Birth<'a> {
@@ -147,9 +149,31 @@ impl<'a> Birth<'a> {
             return Ok(if oneself { Learned::Nothing } else { Learned::Duplicate });
         }
         match self.remember(view, how) {
-            Trust::Full => self.follow(view),
+            Trust::Full => {
+                self.compare_addresses(view);
+                self.follow(view)
+            }
             Trust::None => Ok(Learned::Nothing),
             Trust::Impostor => Ok(Learned::Duplicate),
+        }
+    }
+
+    /// Says once for each node what it lists otherwise than this one. Not an error: a node may have
+    /// several addresses, and they may change.
+    fn compare_addresses(&mut self, view: &View) {
+        let Some(other) = self.others.get_mut(&view.from) else { return };
+        if std::mem::replace(&mut other.is_compared, true) {
+            return;
+        }
+        for (node, mine, theirs) in other_addresses(&self.options.peers, &view.members) {
+            tracing::warn!(
+                node = node.0,
+                here = mine,
+                there = theirs,
+                "{} lists another address for node {node} than this node: make sure that both lead \
+                 to it",
+                node_name(view.from)
+            );
         }
     }
 

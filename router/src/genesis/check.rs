@@ -106,6 +106,17 @@ pub(super) fn check_genesis(
     Ok(())
 }
 
+/// Nodes for which two lists of the same nodes have different addresses: the node, its address in
+/// the first, and in the second. It need not be wrong: a node may have several addresses.
+pub(super) fn other_addresses<'a>(
+    mine: &'a BTreeMap<NodeId, String>,
+    theirs: &'a BTreeMap<NodeId, String>,
+) -> Vec<(NodeId, &'a str, &'a str)> {
+    let pairs = mine.iter().filter_map(|(node, address)| Some((*node, address, theirs.get(node)?)));
+    let differing = pairs.filter(|(_, mine, theirs)| mine != theirs);
+    differing.map(|(node, mine, theirs)| (node, &mine[..], &theirs[..])).collect()
+}
+
 /// Node ids in words.
 pub(super) fn list<'n>(nodes: impl Iterator<Item = &'n NodeId>) -> String {
     nodes.map(|node| node.to_string()).collect::<Vec<_>>().join(", ")
@@ -121,5 +132,21 @@ pub(super) fn describe_shards(split_keys: &[Bytes]) -> String {
             let more = if count > shown.len() { ", …" } else { "" };
             format!("{} shards (split at {}{more})", count + 1, shown.join(", "))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_compared_address_by_address() {
+        let list = |addresses: &[(u64, &str)]| -> BTreeMap<NodeId, String> {
+            addresses.iter().map(|(node, address)| (NodeId(*node), (*address).to_owned())).collect()
+        };
+        let mine = list(&[(1, "a:1"), (2, "b:1"), (3, "c:1")]);
+        assert!(other_addresses(&mine, &mine).is_empty());
+        let theirs = list(&[(1, "a:1"), (2, "b:2"), (4, "d:1")]);
+        assert_eq!(other_addresses(&mine, &theirs), [(NodeId(2), "b:1", "b:2")]);
     }
 }

@@ -2,9 +2,7 @@
 
 use crate::world::{Prank, World, late, put, soon};
 use flotilla_router::RouteError;
-use flotilla_shard::{
-    Answer, CommandFailure, GroupId, NodeId, Operation, Origin, Refusal, WriteOutcome,
-};
+use flotilla_shard::{Answer, CommandFailure, GroupId, NodeId, Origin, Refusal, WriteOutcome};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;
@@ -144,8 +142,8 @@ async fn a_name_given_by_the_caller_is_kept() {
     assert!(world.shared.lock().seen.iter().all(|seen| seen.origin == origin));
 
     let failure = CommandFailure::SessionExpired { watermark_ms: 5 };
-    world.prank(1, Prank::Fail(failure.clone()));
-    let told = Answer::Written(WriteOutcome::Failed(failure.clone()));
+    world.prank(1, Prank::Fail(failure));
+    let told = Answer::Written(WriteOutcome::Failed(failure));
     assert_eq!(start(late()).await, Ok(told), "never replaced by another session");
     world.prank(1, Prank::Lose);
     world.prank(1, Prank::Fail(failure));
@@ -272,7 +270,8 @@ async fn without_sessions_the_storm_doubles_writes() {
         options
     });
     assert!(storm(&world, 0).await > 0);
-    let operation = |seen: &crate::world::Seen| matches!(seen.operation, Operation::Write(_));
+    let operation =
+        |seen: &crate::world::Seen| matches!(seen.operation, flotilla_shard::Operation::Write(_));
     let shared = world.shared.lock();
     assert!(shared.seen.iter().filter(|seen| operation(seen)).all(|seen| seen.origin.session == 0));
 }

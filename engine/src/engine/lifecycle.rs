@@ -164,6 +164,8 @@ impl Drop for Shared {
 
 /// Ends all nodes side by side; reports the first failure.
 async fn stop(nodes: Arc<Vec<Member>>) -> Result<(), Error> {
+    // A write that one node has begun may need the others for its end.
+    futures_util::future::join_all(nodes.iter().map(|member| member.node.say_farewell())).await;
     let ends = nodes.iter().map(|member| member.node.shutdown());
     futures_util::future::join_all(ends).await.into_iter().collect()
 }

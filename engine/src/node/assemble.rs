@@ -134,13 +134,7 @@ pub(super) async fn assemble(
     .map_err(failed)?;
     let watched = lanes.clone();
     crate::metrics::register(&registry, move || watched.statuses()).map_err(failed)?;
-    tracing::info!(
-        node = options.node_id.0,
-        cluster = %genesis.cluster_name,
-        shards = genesis.split_keys.len() + 1,
-        directory = %directory.path().display(),
-        "the node is up"
-    );
+    announce(&options, &genesis, &directory);
     Ok(Node {
         id: options.node_id,
         router: router.clone(),
@@ -162,6 +156,16 @@ pub(super) async fn assemble(
             _directory: directory,
         })),
     })
+}
+
+fn announce(options: &NodeOptions, genesis: &Genesis, directory: &Directory) {
+    tracing::info!(
+        node = options.node_id.0,
+        cluster = %genesis.cluster_name,
+        shards = genesis.split_keys.len() + 1,
+        directory = %directory.path().display(),
+        "the node is up"
+    );
 }
 
 fn failed(error: impl std::error::Error) -> Error {

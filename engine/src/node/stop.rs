@@ -45,12 +45,30 @@ pub(super) struct Running {
 }
 
 impl Node {
-    /// Hands over, answers everybody, makes a last checkpoint, and ends all threads. Needs a tokio
-    /// runtime with time. Later calls do nothing.
+    /// Refuses what is new, gives the leaderships to other nodes, and waits until everything that
+    /// was started here has its answer; not for longer than [`FAREWELL_MAX`]. Needs a tokio runtime
+    /// with time. To be called on all nodes of a process before the first of them ends.
+    pub(crate) async fn say_farewell(&self) {
+        self.router.refuse_new();
+        if self.lanes.is_halted() {
+            return;
+        }
+        let until = Instant::now() + FAREWELL_MAX;
+        // Nodes of one process stop together: none would take what another hands over.
+        if self.transport.is_some() {
+            let led = self.lanes.hand_over_all(FAREWELL_MAX).await;
+            if led > 0 {
+                tracing::warn!(led, "nobody took these leaderships over; their shards will elect");
+            }
+        }
+        if timeout_at(until, self.router.drained()).await.is_err() {
+            tracing::warn!("requests are still under way: they end without an answer");
+        }
+    }
+
+    /// Answers who is left, makes a last checkpoint, and ends all threads. Later calls do nothing.
     pub(crate) async fn shutdown(&self) -> Result<(), Error> {
         let Some(running) = self.running.lock().take() else { return Ok(()) };
-        running.router.refuse_new();
-        running.say_farewell().await;
         running.router.shutdown();
         running.lanes.freeze_all();
         running.lanes.close().await;
@@ -84,25 +102,6 @@ impl Drop for Node {
 }
 
 impl Running {
-    /// Gives the leaderships to other nodes and waits until everything that was started here has
-    /// its answer; not for longer than [`FAREWELL_MAX`].
-    async fn say_farewell(&self) {
-        if self.lanes.is_halted() {
-            return;
-        }
-        let until = Instant::now() + FAREWELL_MAX;
-        // Nodes of one process stop together: none would take what another hands over.
-        if self.transport.is_some() {
-            let led = self.lanes.hand_over_all(FAREWELL_MAX).await;
-            if led > 0 {
-                tracing::warn!(led, "nobody took these leaderships over; their shards will elect");
-            }
-        }
-        if timeout_at(until, self.router.drained()).await.is_err() {
-            tracing::warn!("requests are still under way: they end without an answer");
-        }
-    }
-
     /// Blocks until every thread has ended.
     fn stop(self) -> Result<(), Error> {
         drop(self.clock);

@@ -1,6 +1,7 @@
 //! The `flotilla` binary from outside: what it says, how it ends, what it refuses.
 #![cfg(feature = "server")]
 
+mod data;
 mod metrics;
 mod process;
 

@@ -14,7 +14,9 @@ macro_rules! say {
     }};
 }
 
+mod client;
 mod config;
+mod data;
 mod demo;
 mod failure;
 mod inspect;
@@ -51,6 +53,14 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Ask running nodes what they host and how many losses they can bear.
     Status(status::StatusArgs),
+    /// Print the value of a key of a running node, as it is.
+    Get(data::GetArgs),
+    /// Store a value under a key of a running node.
+    Put(data::PutArgs),
+    /// Remove keys of a running node; prints how many existed.
+    Delete(data::DeleteArgs),
+    /// Print keys and values of a running node, a row a line.
+    Scan(data::ScanArgs),
     /// Say what is in the directory of a node that does not run, and what is wrong with it.
     Inspect(inspect::InspectArgs),
     /// Check or print the configuration without starting anything.
@@ -62,6 +72,10 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Get(args) => data::get(&args),
+        Command::Put(args) => data::put(&args),
+        Command::Delete(args) => data::delete(&args),
+        Command::Scan(args) => data::scan(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
     };

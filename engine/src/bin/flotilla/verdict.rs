@@ -30,6 +30,9 @@ struct Shard {
     nodes: BTreeSet<u64>,
     suspects: BTreeSet<u64>,
     led: bool,
+    /// Views of replicas that would know the leader. A suspect one takes part in nothing, so that
+    /// it knows of none means nothing.
+    witnesses: usize,
 }
 
 impl Verdict {
@@ -50,6 +53,7 @@ impl Verdict {
                 let known = shards.entry(shard.group).or_default();
                 known.nodes.insert(view.node_id);
                 known.led |= shard.leader.is_some();
+                known.witnesses += usize::from(!view.suspect.contains(&shard.group));
             }
             for group in &view.suspect {
                 shards.entry(*group).or_default().suspects.insert(view.node_id);
@@ -65,7 +69,8 @@ impl Verdict {
             if working < shard.nodes.len() {
                 degraded.push(*group);
             }
-            if !shard.led || working < quorum {
+            let is_leaderless = !shard.led && shard.witnesses > 0;
+            if is_leaderless || working < quorum {
                 unavailable.push(*group);
                 continue;
             }
@@ -204,6 +209,22 @@ mod tests {
         let verdict = Verdict::of(&[view]);
         assert_eq!(verdict.survives_losses, Some(0));
         assert_eq!(verdict.degraded, [2]);
+    }
+
+    #[test]
+    fn a_suspect_replica_does_not_judge_its_shard() {
+        let mut own = view(1, 3, &[2, 3], &[(1, Some(2)), (2, None)]);
+        own.suspect = vec![2];
+        assert_eq!(
+            words(&[own.clone()]),
+            "Degraded: serves, but does not survive the loss of any node"
+        );
+        let other = view(2, 3, &[1, 3], &[(1, Some(2)), (2, None)]);
+        assert_eq!(words(&[own.clone(), other]), "UNAVAILABLE: 1 of 2 shards cannot serve: 2");
+        // Two of three replicas are needed, and only one is there.
+        let mut cut_off = view(1, 3, &[2], &[(1, Some(2)), (2, None)]);
+        cut_off.suspect = vec![2];
+        assert!(words(&[cut_off]).starts_with("UNAVAILABLE: 1 of 2 shards cannot serve: 2"));
     }
 
     #[test]

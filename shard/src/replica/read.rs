@@ -101,6 +101,10 @@ impl Replica {
 
     pub(super) fn serve_reads(&mut self, now: &Now, effects: &mut Effects) {
         if self.is_replacing_rows() {
+            // Those that asked nobody must not wait for rows that may take long to come.
+            for Unconfirmed { read, .. } in std::mem::take(&mut self.unconfirmed) {
+                answer(read.reply, Err(Refusal::Damaged), effects);
+            }
             return;
         }
         let applied = self.applying.applied().index;

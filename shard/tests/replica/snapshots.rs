@@ -1,8 +1,10 @@
 //! Followers beyond the log, damaged rows, and crashes while rows are replaced.
 
-use crate::common::{Group, Installs, put};
+use crate::common::{GROUP, Group, Installs, put};
 use crate::{add, key, number};
 use flotilla_shard::effects::{Event, RowsUnread};
+use flotilla_shard::raft::{Index, Position, Term};
+use flotilla_shard::snapshot::{SnapshotEvent, TransferId};
 use flotilla_shard::*;
 use std::time::Duration;
 
@@ -286,4 +288,86 @@ fn a_proposal_that_a_snapshot_passes_over_ends_in_doubt() {
         Err(Refusal::Timeout { maybe_committed: true })
     );
     assert_whole(&mut group, new, old);
+}
+
+/// Its log begins behind the leader's last checkpoint, and nothing happens that calls for a newer
+/// one: the order for a snapshot does.
+#[test]
+fn an_idle_group_makes_a_checkpoint_that_its_follower_can_take() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let damaged = leader % 3 + 1;
+    for n in 0..60 {
+        let write = put(&format!("k{n}"), &n.to_string());
+        assert!(group.answer(leader, Operation::Write(write)).is_ok());
+        if n == 29 {
+            assert_eq!(group.checkpoint(leader), 1);
+        }
+    }
+    assert_eq!(number(retry(&mut group, leader)), 5);
+    group.pass(Duration::from_millis(200));
+    assert_eq!(group.checkpoint(damaged), 1);
+    group.conditions.log_keep_permille = 0;
+    group.event(damaged, Event::Trim);
+    group.settle();
+    group.conditions.log_keep_permille = 1000;
+    assert!(group.member(damaged).journal.base() > 60);
+    group.event(damaged, Event::RowsLost);
+    group.pass(Duration::from_secs(2));
+    assert_eq!(local(&mut group, damaged, "k1"), Err(Refusal::Damaged), "too old for its log");
+    assert_eq!(group.member(leader).frozen.len(), 1, "a newer checkpoint was called for");
+    group.checkpoint(leader);
+    group.pass(Duration::from_secs(2));
+    assert_eq!(local_text(&mut group, damaged, "k59"), "59");
+    assert_whole(&mut group, leader, damaged);
+}
+
+/// The snapshot may be much older than the rows that it replaces: how current those were says
+/// nothing about it.
+#[test]
+fn rows_that_went_back_are_not_taken_for_current() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let damaged = leader % 3 + 1;
+    assert!(group.answer(leader, Operation::Write(put("a", "old"))).is_ok());
+    assert_eq!(number(group.answer(leader, add("counter", 1))), 1);
+    assert_eq!(group.checkpoint(leader), 1);
+    assert_eq!(number(group.answer(leader, add("counter", 1))), 2);
+    assert!(group.answer(leader, Operation::Write(put("a", "new"))).is_ok());
+    group.pass(Duration::from_secs(3));
+    assert_eq!(local_text(&mut group, damaged, "a"), "new");
+    // Applying what follows the snapshot waits for a row.
+    group.member(damaged).reads_held = true;
+    group.event(damaged, Event::RowsLost);
+    group.pass(Duration::from_millis(500));
+    assert_eq!(local_text(&mut group, damaged, "a"), "old", "the snapshot's");
+    let consistency = Consistency::Stale { max_lag: Duration::from_secs(2) };
+    let read = Operation::Get { key: key("a") };
+    let timeout = Duration::from_secs(5);
+    let mut waiter = group.request_as(damaged, read, timeout, Origin::default(), consistency);
+    let answer = waiter.try_recv().expect("nobody is asked");
+    assert_eq!(answer, Err(Refusal::NotLeader { leader: Some(NodeId(leader)) }));
+}
+
+/// A read that asks nobody must not wait for rows that may take minutes to come.
+#[test]
+fn a_read_that_meets_a_snapshot_is_sent_elsewhere_at_once() {
+    let mut group = Group::new(3);
+    let (leader, absent) = beyond_the_log(&mut group);
+    group.orders_held = true;
+    group.cut.clear();
+    group.pass(Duration::from_secs(1));
+    let state = group.member(leader).store.state(GROUP).expect("it was checkpointed");
+    let (index, term) = state.applied;
+    let received = SnapshotEvent::Received {
+        group: GROUP,
+        transfer: TransferId { boot: 1, number: 9 },
+        from: NodeId(leader),
+        position: Position { index: Index(index), term: Term(term) },
+    };
+    let read = Operation::Get { key: key("k1") };
+    let timeout = Duration::from_secs(5);
+    let (request, mut waiter) = group.made(read, timeout, Origin::default(), Consistency::Local);
+    group.events(absent, vec![Event::Request(request), Event::Snapshot(received)]);
+    assert_eq!(waiter.try_recv().expect("at once"), Err(Refusal::Damaged));
 }

@@ -170,8 +170,9 @@ impl Replica {
     pub(super) fn install(&mut self, now: &Now, position: Position, effects: &mut Effects) {
         match self.snapshots.incoming {
             Some(Incoming { from, transfer, position: ready }) if ready == position => {
-                // What was frozen of the old rows and has not left is superseded.
-                self.frozen = None;
+                // Should nothing come of it, the old rows must not lack what was frozen of them. The
+                // journal holds that by now, and it is merged before the swap.
+                self.hand_over_frozen(effects);
                 let group = self.group;
                 effects.snapshots.push(SnapshotOrder::Install { group, from, transfer });
             }

@@ -2,7 +2,7 @@
 
 use crate::common::{GROUP, Group, Installs, put};
 use crate::{add, key, number};
-use flotilla_shard::effects::{Event, RowsUnread};
+use flotilla_shard::effects::{Event, RowsUnread, SnapshotOrder};
 use flotilla_shard::raft::{Index, Position, Term};
 use flotilla_shard::snapshot::{SnapshotEvent, TransferId};
 use flotilla_shard::*;
@@ -349,6 +349,18 @@ fn rows_that_went_back_are_not_taken_for_current() {
     assert_eq!(answer, Err(Refusal::NotLeader { leader: Some(NodeId(leader)) }));
 }
 
+/// The last checkpoint of `leader`, as it were ready to be installed elsewhere.
+fn received(group: &mut Group, leader: u64) -> SnapshotEvent {
+    let state = group.member(leader).store.state(GROUP).expect("it was checkpointed");
+    let (index, term) = state.applied;
+    SnapshotEvent::Received {
+        group: GROUP,
+        transfer: TransferId { boot: 1, number: 9 },
+        from: NodeId(leader),
+        position: Position { index: Index(index), term: Term(term) },
+    }
+}
+
 /// A read that asks nobody must not wait for rows that may take minutes to come.
 #[test]
 fn a_read_that_meets_a_snapshot_is_sent_elsewhere_at_once() {
@@ -357,17 +369,60 @@ fn a_read_that_meets_a_snapshot_is_sent_elsewhere_at_once() {
     group.orders_held = true;
     group.cut.clear();
     group.pass(Duration::from_secs(1));
-    let state = group.member(leader).store.state(GROUP).expect("it was checkpointed");
-    let (index, term) = state.applied;
-    let received = SnapshotEvent::Received {
-        group: GROUP,
-        transfer: TransferId { boot: 1, number: 9 },
-        from: NodeId(leader),
-        position: Position { index: Index(index), term: Term(term) },
-    };
+    let received = received(&mut group, leader);
     let read = Operation::Get { key: key("k1") };
     let timeout = Duration::from_secs(5);
     let (request, mut waiter) = group.made(read, timeout, Origin::default(), Consistency::Local);
     group.events(absent, vec![Event::Request(request), Event::Snapshot(received)]);
     assert_eq!(waiter.try_recv().expect("at once"), Err(Refusal::Damaged));
+}
+
+/// What was frozen before an install that comes to nothing must reach the store all the same: later
+/// memtables would be recorded without it.
+#[test]
+fn a_refused_install_leaves_no_gap_in_the_rows() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let absent = leader % 3 + 1;
+    // The same write of its journal holds the frozen rows and the intent.
+    group.member(absent).journal.stalled = true;
+    assert!(group.answer(leader, Operation::Write(put("frozen", "1"))).is_ok());
+    group.pass(Duration::from_millis(100));
+    group.event(absent, Event::Freeze);
+    assert!(group.member(absent).frozen.is_empty(), "it waits for the journal");
+    assert!(group.answer(leader, Operation::Write(put("later", "1"))).is_ok());
+    group.pass(Duration::from_millis(100));
+    assert_eq!(local_text(&mut group, absent, "later"), "1");
+    group.cut = vec![NodeId(absent)];
+    assert!(group.answer(leader, Operation::Write(put("missed", "1"))).is_ok());
+    group.checkpoint(leader);
+    group.cut.clear();
+    group.orders_held = true;
+    let mut position = Position::default();
+    for _ in 0..20 {
+        // As soon as it hears what is committed, and before the leader sends that again.
+        group.pass(Duration::from_millis(10));
+        let received = received(&mut group, leader);
+        if let SnapshotEvent::Received { position: end, .. } = received {
+            position = end;
+        }
+        group.event(absent, Event::Snapshot(received));
+        if local(&mut group, absent, "later").is_err() {
+            break;
+        }
+    }
+    group.member(absent).journal.stalled = false;
+    group.settle();
+    let ordered = |order: &(u64, SnapshotOrder)| matches!(order.1, SnapshotOrder::Install { .. });
+    assert!(group.orders.iter().any(ordered), "the intent is durable");
+    group.orders.clear();
+    group.orders_held = false;
+    let failed = SnapshotEvent::InstallFailed { group: GROUP, position };
+    group.event(absent, Event::Snapshot(failed));
+    group.settle();
+    group.checkpoint(absent);
+    group.restart(absent);
+    group.pass(Duration::from_secs(1));
+    assert_eq!(local_text(&mut group, absent, "later"), "1");
+    assert_eq!(local_text(&mut group, absent, "frozen"), "1");
 }

@@ -108,10 +108,10 @@ pub async fn run(args: &AbsenceArgs) -> anyhow::Result<bool> {
         tokio::time::sleep(Duration::from_millis(400) * kill).await;
         trial.cluster.kill(absent);
     }
+    let repairing = probe.next_phase();
     let last_start = Instant::now();
     trial.cluster.restart(absent)?;
     trial.cluster.wait_ready(READY_TIMEOUT).await?;
-    let repairing = probe.next_phase();
     let felt = caught_up(&mut trial.cluster, absent, &probe).await?;
     let (all_along, at_last) = (returned.elapsed(), last_start.elapsed());
     let sent = sent_bytes(&trial.cluster, &there).await? - sent_before;
@@ -132,8 +132,8 @@ pub async fn run(args: &AbsenceArgs) -> anyhow::Result<bool> {
     );
     show("before", &before);
     show("while much is written", &writing);
-    show("repair, between kills", &repairing);
-    show("repair, the last", &felt);
+    show("repair, with kills", &repairing);
+    show("repair, undisturbed", &felt);
     show("after", &after);
 
     // From here on the node that was away belongs to every majority.
@@ -191,7 +191,7 @@ async fn sent_bytes(cluster: &Cluster, nodes: &[u64]) -> anyhow::Result<u64> {
     let mut bytes = 0.0;
     for id in nodes {
         let text = cluster.metrics(*id).await?;
-        bytes += metric(&text, "flotilla_snapshots_sent_bytes_total").unwrap_or(0.0);
+        bytes += metric(&text, "flotilla_snapshot_bytes_total{direction=\"sent\"}").unwrap_or(0.0);
     }
     Ok(bytes as u64)
 }

@@ -123,6 +123,8 @@ fn status_has_the_promised_shape() {
         ])
     );
     assert_eq!(body["suspect"], json!([2]));
+    assert_eq!(body["damaged"], json!([]));
+    assert_eq!(body["installing"], json!([]));
     let node = |id: u64, connected: bool| json!({ "node_id": id, "connected": connected });
     assert_eq!(body["nodes"], json!([node(1, true), node(2, true), node(3, false)]));
     assert_eq!(body["placement"][0], json!({ "group": 1, "nodes": [1, 2, 3] }));

@@ -54,9 +54,10 @@ async fn rebuilt(db: &Engine) {
             node.shards.iter().all(|shard| !shard.needs_snapshot && shard.leader.is_some())
         })
     };
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
     let wait = async {
         while !is_whole() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            looks.tick().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), wait).await.expect("the rows come back");

@@ -31,8 +31,7 @@ impl RouterOptions {
             sweep_interval: Duration::from_millis(20),
             busy_retry_after: Duration::from_millis(10),
             #[cfg(feature = "test-switches")]
-            without_sessions: std::env::var_os("FLOTILLA_TEST_WITHOUT_SESSIONS")
-                .is_some_and(|value| value == "1"),
+            without_sessions: false,
         }
     }
 

@@ -24,10 +24,12 @@ const PRIVATE_PATHS: [&str; 2] = [concat!("/wo", "rk/"), concat!("/tm", "p/")];
 
 /// Runs the checks of this file.
 pub fn check(tree: &Tree, report: &mut Report) {
+    let slow_checks = std::fs::read_to_string(tree.root.join(".ci/run")).unwrap_or_default();
     for source in tree.sources() {
         check_header(source, report);
         check_leftovers(source, report);
         check_tests(source, report);
+        check_ignored(source, &slow_checks, report);
     }
     for source in tree.packages.iter().flat_map(|package| &package.sources) {
         check_length(source, report);
@@ -74,19 +76,27 @@ fn check_leftovers(source: &Source, report: &mut Report) {
     }
 }
 
-fn check_tests(source: &Source, report: &mut Report) {
+/// A test may be left out of the quick run only if the slow checks run its file.
+fn check_ignored(source: &Source, slow_checks: &str, report: &mut Report) {
+    let name = source.path.rsplit('/').next().and_then(|name| name.strip_suffix(".rs"));
+    let run = format!("--test {}", name.unwrap_or_default());
+    let is_run = slow_checks
+        .split("cargo test")
+        .any(|command| command.contains(&run) && command.contains("-- --ignored"));
     for (number, line) in source.code.iter().enumerate() {
-        if line.contains("#[ignore") {
+        if line.contains("#[ignore") && !is_run {
             report.problem(
                 &source.path,
                 number + 1,
                 "ignore",
-                "run the test or remove it: one that \
-                nobody runs proves nothing"
+                "run the test, here or in .ci/run, or remove it: one that nobody runs proves nothing"
                     .to_owned(),
             );
         }
     }
+}
+
+fn check_tests(source: &Source, report: &mut Report) {
     let sleeps: Vec<usize> = source
         .tests()
         .filter(|(_, line)| line.contains("sleep("))
@@ -148,7 +158,12 @@ mod tests {
     #[test]
     fn planted_habits_are_found() {
         assert_eq!(report_of("fn a() {}\n", check_header).counts.len(), 1);
-        assert_eq!(report_of("#[test]\n#[ignore]\nfn a() {}\n", check_tests).problems.len(), 1);
+        let mut ignored = Report::default();
+        let source = Source::new("b/a.rs", "#[test]\n#[ignore]\nfn a() {}\n");
+        check_ignored(&source, "cargo test --test b -- --ignored", &mut ignored);
+        assert_eq!(ignored.problems.len(), 1);
+        check_ignored(&source, "cargo test --test a -- --ignored", &mut ignored);
+        assert_eq!(ignored.problems.len(), 1);
         assert_eq!(report_of("#[test]\nfn a() { sleep(b); }\n", check_tests).counts.len(), 1);
         let long = format!("fn a() {{\n{}}}\n", "    b();\n".repeat(FUNCTION_LINES_MAX));
         assert_eq!(report_of(&long, check_length).counts.len(), 1);

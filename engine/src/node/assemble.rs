@@ -91,7 +91,7 @@ pub(super) async fn assemble(
     let slot = TransportSlot::new();
     let budget = Budget::new(options.budget_bytes);
     let router = Router::new(
-        RouterOptions::new(options.node_id),
+        router_options(&options),
         lanes.clone(),
         Arc::new(slot.clone()),
         budget.clone(),
@@ -291,4 +291,15 @@ fn connect(
             Ok((Some(transport), None))
         }
     }
+}
+
+fn router_options(options: &NodeOptions) -> RouterOptions {
+    #[cfg_attr(not(feature = "test-switches"), expect(unused_mut, reason = "switches change it"))]
+    let mut router = RouterOptions::new(options.node_id);
+    #[cfg(feature = "test-switches")]
+    {
+        let switch = std::env::var_os("FLOTILLA_TEST_WITHOUT_SESSIONS");
+        router.without_sessions = switch.is_some_and(|value| value == "1");
+    }
+    router
 }

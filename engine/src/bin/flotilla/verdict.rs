@@ -168,6 +168,8 @@ mod tests {
                 .collect(),
             placement: shards.iter().map(|(group, _)| placed(*group)).collect(),
             suspect: Vec::new(),
+            damaged: Vec::new(),
+            installing: Vec::new(),
         }
     }
 

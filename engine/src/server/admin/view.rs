@@ -35,6 +35,13 @@ pub struct NodeView {
     /// Groups whose local replica lost journal content: it neither votes nor acknowledges.
     #[serde(default)]
     pub suspect: Vec<u64>,
+    /// Groups whose local rows are lost or unreadable: it votes and acknowledges, and waits for a
+    /// snapshot from its leader.
+    #[serde(default)]
+    pub damaged: Vec<u64>,
+    /// Groups whose local rows are being replaced by a snapshot at this moment.
+    #[serde(default)]
+    pub installing: Vec<u64>,
 }
 
 /// One shard as its local replica sees it.
@@ -133,9 +140,16 @@ impl NodeView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nodes: nodes.into_iter().map(peer).collect(),
             placement,
-            suspect: statuses.iter().filter(|s| s.suspect).map(|s| s.group.0).collect(),
+            suspect: groups(&statuses, |status| status.suspect),
+            damaged: groups(&statuses, |status| status.needs_snapshot),
+            installing: groups(&statuses, |status| status.installing),
         }
     }
+}
+
+/// The groups of which something holds.
+fn groups(statuses: &[&ShardStatus], holds: impl Fn(&ShardStatus) -> bool) -> Vec<u64> {
+    statuses.iter().filter(|status| holds(status)).map(|status| status.group.0).collect()
 }
 
 impl ShardView {

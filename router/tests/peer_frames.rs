@@ -57,7 +57,7 @@ fn raft_message() -> impl Strategy<Value = Message> {
         }),
         (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(term, commit, round)| {
             let (term, commit) = (Term(term.into()), Index(commit.into()));
-            Message::Heartbeat { term, commit, round: Round(round) }
+            Message::Heartbeat { term, commit, round: Round(round), answered: Round(round / 2) }
         }),
     ]
 }

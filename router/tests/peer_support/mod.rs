@@ -172,7 +172,15 @@ fn raft(group: u64, message: Message) -> PeerMessage {
 }
 
 pub fn heartbeat(group: u64) -> PeerMessage {
-    raft(group, Message::Heartbeat { term: Term(3), commit: Index(7), round: Round(group) })
+    raft(
+        group,
+        Message::Heartbeat {
+            term: Term(3),
+            commit: Index(7),
+            round: Round(group),
+            answered: Round(0),
+        },
+    )
 }
 
 pub fn append(group: u64, value: Bytes) -> PeerMessage {

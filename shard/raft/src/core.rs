@@ -21,6 +21,7 @@ use crate::{
     persistence::{Needs, Persistence},
     random::Random,
     ready::{Envelope, Persist, ReadOutcome, RoleChange},
+    rounds::Rounds,
     types::{Entry, HardState, Index, Position, ReadId, ReplicaId, Role, Term, Time},
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Core {
     /// Nothing is handed out for applying, nor read from the journal for it.
     pub(crate) apply_paused: bool,
     reads_issued: ReadId,
+    /// When this replica answered its leader.
+    pub(crate) rounds: Rounds,
     /// Bytes of the log's tail kept in memory.
     pub(crate) cache_bytes_max: usize,
 }
@@ -92,6 +95,7 @@ impl Core {
             may_lead: options.may_lead,
             apply_paused: false,
             reads_issued: ReadId(0),
+            rounds: Rounds::default(),
             cache_bytes_max: options.limits.cache_bytes_max,
             options,
         }

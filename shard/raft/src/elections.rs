@@ -27,7 +27,7 @@ impl Raft {
                 self.follow(now, self.core().term(), None);
             } else if now >= node.role.heartbeat_at {
                 node.role.heartbeat_at = now + node.core.options.heartbeat_interval;
-                node.broadcast_heartbeat();
+                node.begin_round();
                 node.repeat_transfer();
             }
             return;

@@ -20,6 +20,13 @@ pub(crate) struct Append {
     pub(crate) entries: Vec<Entry>,
 }
 
+/// The fields of [`Message::Heartbeat`] beside the term.
+pub(crate) struct Heartbeat {
+    pub(crate) commit: Index,
+    pub(crate) round: Round,
+    pub(crate) answered: Round,
+}
+
 impl Node<Follower> {
     /// Hears from the leader of its term. False if there is another one, which no correct cluster
     /// has.
@@ -35,9 +42,8 @@ impl Node<Follower> {
     }
 
     /// The leader says what is committed, whether this replica has it or not.
-    fn told(&mut self, now: Time, commit: Index) {
-        let known = self.role.told.map_or(Index(0), |(_, index)| index);
-        self.role.told = Some((now, commit.max(known)));
+    fn told(&mut self, commit: Index) {
+        self.role.told = self.role.told.max(commit);
     }
 
     /// A complete snapshot lies ready.
@@ -48,8 +54,7 @@ impl Node<Follower> {
     }
 
     pub(crate) fn wants_snapshot_at(&self, position: Position) -> bool {
-        let told = self.role.told.map_or(Index(0), |(_, index)| index);
-        self.core.wants_snapshot_at(position, told)
+        self.core.wants_snapshot_at(position, self.role.told)
     }
 
     /// True if the leader spoke so recently that candidates are not listened to.
@@ -59,17 +64,20 @@ impl Node<Follower> {
             && self.role.heard_at.is_some_and(|heard_at| now.since(heard_at) < timeout)
     }
 
-    pub(crate) fn heartbeat(&mut self, now: Time, from: ReplicaId, commit: Index, round: Round) {
+    pub(crate) fn heartbeat(&mut self, now: Time, from: ReplicaId, heartbeat: Heartbeat) {
         if !self.hear(now, from) {
             return;
         }
-        self.told(now, commit);
+        let Heartbeat { commit, round, answered } = heartbeat;
+        self.told(commit);
+        let term = self.core.term();
+        self.core.rounds.heard(term, answered, commit);
         let core = &mut self.core;
         let received = self.role.received;
         core.commit_to(commit.min(received));
         if round != Round(0) {
             let matched = received.min(core.persisted());
-            let term = core.term();
+            core.rounds.answer(term, round, now);
             let reply = Message::HeartbeatReply {
                 term,
                 round,
@@ -87,7 +95,7 @@ impl Node<Follower> {
             return;
         }
         let Append { prev, commit, entries } = append;
-        self.told(now, commit);
+        self.told(commit);
         let core = &mut self.core;
         let last = Index(prev.index.0 + entries.len() as u64);
         // Before the base everything is committed, so this leader has it too.

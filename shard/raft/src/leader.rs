@@ -227,22 +227,23 @@ impl Node<Leader> {
         if !self.role.reads.is_waiting() || self.core.commit() < self.role.term_start {
             return;
         }
-        self.role.round.0 += 1;
+        self.begin_round();
         self.role.reads.begin_round(self.role.round, self.core.commit());
-        self.broadcast_heartbeat();
         self.confirm_reads();
     }
 
-    /// Sends a heartbeat of the latest round to every follower. When the next regular one is due
-    /// stays as it is: the leader looks then whether it should still lead, and reads must not put
-    /// that off.
-    pub(crate) fn broadcast_heartbeat(&mut self) {
+    /// Sends a heartbeat of a new round to every follower: no two carry the same round, so that an
+    /// answer names the one that it answers. When the next regular one is due stays as it is: the
+    /// leader looks then whether it should still lead, and reads must not put that off.
+    pub(crate) fn begin_round(&mut self) {
+        self.role.round.0 += 1;
         let core = &mut self.core;
         let (term, round) = (core.term(), self.role.round);
         for follower in &mut self.role.followers {
             let commit = core.commit();
             follower.commit_told = follower.commit_told.max(commit.min(follower.matched()));
-            core.send_now(follower.id, Message::Heartbeat { term, commit, round });
+            let answered = follower.round;
+            core.send_now(follower.id, Message::Heartbeat { term, commit, round, answered });
         }
     }
 

@@ -78,6 +78,7 @@ mod reads;
 mod ready;
 mod receive;
 mod replicate;
+mod rounds;
 mod status;
 mod transfer;
 mod types;

@@ -61,7 +61,7 @@ pub enum Message {
         /// What became of the append.
         outcome: AppendOutcome,
     },
-    /// The leader is alive. `u8` 5, term, commit, round.
+    /// The leader is alive. `u8` 5, term, commit, round, answered.
     Heartbeat {
         /// The leader's term.
         term: Term,
@@ -70,6 +70,10 @@ pub enum Message {
         commit: Index,
         /// Which answer this asks for. 0: none; it only tells the commit index.
         round: Round,
+        /// The highest round of this term that this follower has answered, as far as its answers
+        /// have arrived; 0: none. It knows when it sent that answer, so it knows on its own
+        /// clock since when this message can have been under way at most.
+        answered: Round,
     },
     /// Answers [`Message::Heartbeat`]. `u8` 6, term, round, matched, received, `u8` wants
     /// snapshot, `u8` may lead.
@@ -189,7 +193,7 @@ impl Message {
             }
             Self::AppendReply { outcome: AppendOutcome::Accepted { .. }, .. } => 1 + 8 + 1 + 8,
             Self::AppendReply { outcome: AppendOutcome::Rejected { .. }, .. } => 1 + 8 + 1 + 32,
-            Self::Heartbeat { .. } => 1 + 8 + 8 + 8,
+            Self::Heartbeat { .. } => 1 + 8 + 8 + 8 + 8,
             Self::HeartbeatReply { .. } => 1 + 8 + 8 + 8 + 8 + 1 + 1,
             Self::TimeoutNow { .. } => 1 + 8,
         }
@@ -248,11 +252,12 @@ impl Message {
                     }
                 }
             }
-            Self::Heartbeat { term, commit, round } => {
+            Self::Heartbeat { term, commit, round, answered } => {
                 buffer.put_u8(HEARTBEAT);
                 buffer.put_u64_le(term.0);
                 buffer.put_u64_le(commit.0);
                 buffer.put_u64_le(round.0);
+                buffer.put_u64_le(answered.0);
             }
             Self::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead } => {
                 buffer.put_u8(HEARTBEAT_REPLY);
@@ -332,6 +337,7 @@ impl Reader {
                 term: self.term()?,
                 commit: self.index()?,
                 round: Round(self.u64("round")?),
+                answered: Round(self.u64("answered round")?),
             }),
             HEARTBEAT_REPLY => Ok(Message::HeartbeatReply {
                 term: self.term()?,

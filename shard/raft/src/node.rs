@@ -29,8 +29,8 @@ pub(crate) struct Follower {
     pub(crate) deadline: Time,
     /// The log agrees with this leader's log up to here; not necessarily durably.
     pub(crate) received: Index,
-    /// When the leader of this term last said what it knows to be committed, and that.
-    pub(crate) told: Option<(Time, Index)>,
+    /// What the leader of this term said is committed.
+    pub(crate) told: Index,
 }
 
 /// Asks whether it could win the next term. Knows no leader.
@@ -142,7 +142,7 @@ impl<R: Leave> Node<R> {
         };
         let heard_at = leader.map(|_| now);
         let received = core.commit();
-        Node { role: Follower { leader, heard_at, deadline, received, told: None }, core }
+        Node { role: Follower { leader, heard_at, deadline, received, told: Index(0) }, core }
     }
 
     /// Asks whether an election in the next term could succeed. Nothing durable changes.

@@ -66,7 +66,7 @@ impl Raft {
         let alone = core.voters.quorum() == 1 && core.may_campaign();
         let deadline = if alone { now } else { core.draw_deadline(now) };
         let received = core.commit();
-        let role = Follower { leader: None, heard_at: None, deadline, received, told: None };
+        let role = Follower { leader: None, heard_at: None, deadline, received, told: Index(0) };
         Self { state: State::Follower(Node { core, role }) }
     }
 
@@ -308,13 +308,14 @@ impl Raft {
         }
     }
 
-    /// For a follower, when the leader of this term last said what is committed, and that: the
-    /// leader's own commit index, not how much of it this replica has. A reader who waits until this
-    /// index is applied sees what was committed about then, unless the leader had been
-    /// replaced without knowing it.
+    /// For a follower, a moment of its own clock and what the leader of this term had committed then
+    /// at most, by its own word. That is not when its word arrived, which may be long after it was
+    /// given, but when the newest answer was sent that the leader had when it gave it. A reader who
+    /// waits until this index is applied sees all that was committed at that moment, unless the
+    /// leader had been replaced without knowing it.
     pub fn heard_commit(&self) -> Option<(Time, Index)> {
         match &self.state {
-            State::Follower(node) => node.role.told,
+            State::Follower(node) => node.core.rounds.known(node.core.term()),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@
 
 use crate::{
     core::VoteRequest,
-    follower::Append,
+    follower::{Append, Heartbeat},
     leader::Wishes,
     message::{AppendOutcome, Message},
     node::{Follower, Node},
@@ -114,9 +114,9 @@ impl Raft {
                     node.append(now, from, Append { prev, commit, entries });
                 }
             }
-            Message::Heartbeat { commit, round, .. } => {
+            Message::Heartbeat { commit, round, answered, .. } => {
                 if let Some(node) = self.follower_of(now, from) {
-                    node.heartbeat(now, from, commit, round);
+                    node.heartbeat(now, from, Heartbeat { commit, round, answered });
                 }
             }
             Message::AppendReply { outcome, .. } => {

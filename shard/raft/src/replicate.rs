@@ -107,7 +107,8 @@ fn tell_commit(core: &mut Core, follower: &mut Progress) {
     if useful > follower.commit_told {
         follower.commit_told = useful;
         let (term, commit) = (core.term(), core.commit());
-        core.send_now(follower.id, Message::Heartbeat { term, commit, round: Round(0) });
+        let (round, answered) = (Round(0), follower.round);
+        core.send_now(follower.id, Message::Heartbeat { term, commit, round, answered });
     }
 }
 

@@ -47,11 +47,12 @@ fn message() -> impl Strategy<Value = Message> {
         (term(), index(), position(), index()).prop_map(|(term, prev, hint, first)| {
             Message::AppendReply { term, outcome: AppendOutcome::Rejected { prev, hint, first } }
         }),
-        (term(), index(), any::<u64>()).prop_map(|(term, commit, round)| Message::Heartbeat {
-            term,
-            commit,
-            round: Round(round),
-        }),
+        (term(), index(), any::<u64>(), any::<u64>()).prop_map(
+            |(term, commit, round, answered)| {
+                let (round, answered) = (Round(round), Round(answered));
+                Message::Heartbeat { term, commit, round, answered }
+            }
+        ),
         (term(), any::<u64>(), index(), index(), any::<bool>(), any::<bool>()).prop_map(
             |(term, round, matched, received, wants_snapshot, may_lead)| {
                 let round = Round(round);
@@ -160,6 +161,9 @@ fn layout_of_the_small_ones() {
     expected.extend([0, 1]);
     expected.extend(&numbers(0, &[4, 1])[1..]);
     assert_eq!(encode(&request), expected);
+    let heartbeat =
+        Message::Heartbeat { term, commit: Index(7), round: Round(0), answered: Round(9) };
+    assert_eq!(encode(&heartbeat), numbers(5, &[2, 7, 0, 9]));
     let (matched, received) = (Index(5), Index(6));
     let reply = Message::HeartbeatReply {
         term,
@@ -204,7 +208,8 @@ fn urgent_is_everything_small() {
     let entry = Entry { index: Index(1), term: Term(1), payload: Bytes::new() };
     assert!(append(vec![]).is_urgent());
     assert!(!append(vec![entry]).is_urgent());
-    let heartbeat = Message::Heartbeat { term: Term(1), commit: Index(0), round: Round(1) };
+    let (term, round, answered) = (Term(1), Round(1), Round(0));
+    let heartbeat = Message::Heartbeat { term, commit: Index(0), round, answered };
     assert!(heartbeat.is_urgent());
     assert!(Message::TimeoutNow { term: Term(1) }.is_urgent());
     let outcome = AppendOutcome::Accepted { matched: Index(1) };

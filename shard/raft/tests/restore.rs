@@ -41,7 +41,12 @@ fn receive(message: Message) -> Event {
 }
 
 fn heartbeat(term: u64, commit: u64) -> Event {
-    receive(Message::Heartbeat { term: Term(term), commit: Index(commit), round: Round(1) })
+    asking(term, commit, 1, 0)
+}
+
+fn asking(term: u64, commit: u64, round: u64, answered: u64) -> Event {
+    let (round, answered) = (Round(round), Round(answered));
+    receive(Message::Heartbeat { term: Term(term), commit: Index(commit), round, answered })
 }
 
 #[test]
@@ -142,19 +147,36 @@ fn a_suspect_takes_no_snapshot() {
     assert!(healthy.wants_snapshot_at(Position::new(20, 3)));
 }
 
-/// What a follower hears is the leader's commit index, not its own, and only of this term.
+/// What a follower hears is the leader's commit index, not its own, and only of this term. It counts
+/// from the answer that the leader had when it spoke, never from the arrival of its words.
 #[test]
 fn a_follower_hears_what_is_committed() {
     let mut raft = Raft::new(options(), restored(), Time(0));
     assert_eq!(raft.heard_commit(), None);
-    raft.step(Time(5), heartbeat(4, 30));
-    assert_eq!(raft.heard_commit(), Some((Time(5), Index(30))));
+    raft.step(Time(5), asking(4, 30, 1, 0));
+    assert_eq!(raft.heard_commit(), None, "it may have been under way for long");
     assert_eq!(raft.commit(), Index(6), "the log is not proven to agree");
-    // A late heartbeat is heard now, but what it says was known.
-    raft.step(Time(6), heartbeat(4, 29));
-    assert_eq!(raft.heard_commit(), Some((Time(6), Index(30))));
-    raft.step(Time(7), receive(Message::Vote { term: Term(5), pre: false, granted: false }));
+    raft.step(Time(6), asking(4, 31, 2, 0));
+    raft.step(Time(20), asking(4, 32, 3, 1));
+    assert_eq!(raft.heard_commit(), Some((Time(5), Index(32))), "its answer to round 1");
+    // One that asks nothing tells as much.
+    raft.step(Time(21), asking(4, 33, 0, 2));
+    assert_eq!(raft.heard_commit(), Some((Time(6), Index(33))));
+    // The same heartbeat again, and one that was overtaken.
+    raft.step(Time(90), asking(4, 32, 3, 1));
+    assert_eq!(raft.heard_commit(), Some((Time(6), Index(33))));
+    raft.step(Time(95), asking(4, 34, 4, 3));
+    assert_eq!(raft.heard_commit(), Some((Time(20), Index(34))), "answered first at 20, not 90");
+    // Answers that this replica knows nothing of, as if from before a restart.
+    raft.step(Time(96), asking(4, 35, 5, 77));
+    assert_eq!(raft.heard_commit(), Some((Time(20), Index(34))));
+    raft.step(Time(97), receive(Message::Vote { term: Term(5), pre: false, granted: false }));
     assert_eq!((raft.role(), raft.heard_commit()), (Role::Follower, None));
+    // The rounds of the next leader have the same numbers.
+    raft.step(Time(98), asking(5, 40, 9, 3));
+    assert_eq!(raft.heard_commit(), None, "round 3 of another term");
+    raft.step(Time(99), asking(5, 40, 10, 9));
+    assert_eq!(raft.heard_commit(), Some((Time(98), Index(40))));
 }
 
 #[test]

@@ -426,3 +426,39 @@ fn a_refused_install_leaves_no_gap_in_the_rows() {
     assert_eq!(local_text(&mut group, absent, "later"), "1");
     assert_eq!(local_text(&mut group, absent, "frozen"), "1");
 }
+
+/// A message may be under way for any time: its arrival does not make old rows current.
+#[test]
+fn a_heartbeat_that_was_long_under_way_makes_no_rows_current() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let follower = leader % 3 + 1;
+    assert!(group.answer(leader, Operation::Write(put("a", "1"))).is_ok());
+    group.pass(Duration::from_millis(200));
+    let descriptor = group.member(leader).replica.descriptor().clone();
+    let status = group.member(leader).replica.status().snapshot(&descriptor);
+    let late = |answered| GroupMessage {
+        group: GROUP,
+        from: ReplicaId(leader),
+        to: ReplicaId(follower),
+        message: flotilla_shard::raft::Message::Heartbeat {
+            term: Term(status.term),
+            commit: Index(status.commit_index),
+            round: flotilla_shard::raft::Round(0),
+            answered: flotilla_shard::raft::Round(answered),
+        },
+    };
+    group.cut = vec![NodeId(follower)];
+    assert!(group.answer(leader, Operation::Write(put("a", "2"))).is_ok());
+    group.pass(Duration::from_secs(3));
+    assert!(group.answer(leader, Operation::Write(put("a", "3"))).is_ok());
+    for answered in 0..10 {
+        group.event(follower, Event::Message(late(answered)));
+        let consistency = Consistency::Stale { max_lag: Duration::from_millis(200) };
+        let read = Operation::Get { key: key("a") };
+        let timeout = Duration::from_secs(5);
+        let mut waiter = group.request_as(follower, read, timeout, Origin::default(), consistency);
+        let answer = waiter.try_recv().expect("nobody is asked");
+        assert!(answer.is_err(), "three seconds old: {answer:?}");
+    }
+}

@@ -47,8 +47,8 @@ pub fn message(message: &Message) -> String {
         Message::AppendReply { term, outcome: AppendOutcome::Rejected { prev, hint, first } } => {
             format!("rejected term={term} prev={prev} hint={hint} first={first}")
         }
-        Message::Heartbeat { term, commit, round } => {
-            format!("heartbeat term={term} commit={commit} round={round}")
+        Message::Heartbeat { term, commit, round, answered } => {
+            format!("heartbeat term={term} commit={commit} round={round} answered={answered}")
         }
         Message::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead } => {
             let wants = if *wants_snapshot { " wants-snapshot" } else { "" };
@@ -114,6 +114,7 @@ pub fn parse(text: &str) -> Result<Message, String> {
             term,
             commit: Index(number("commit")?),
             round: Round(number("round")?),
+            answered: Round(number("answered").unwrap_or(0)),
         },
         "alive" => Message::HeartbeatReply {
             term,

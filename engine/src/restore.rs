@@ -486,9 +486,11 @@ mod tests {
         let inside = installing(&group, at(8, 1));
         let (held, fit) = restored(&inside, at(8, 1), false).expect("it fits");
         assert_eq!((fit, held.applied, held.last_index), (Fit::Fits, Index(8), Index(9)));
-        // Rows that ended far behind a log whose base they then fell below.
-        let below = RecoveredGroup { base: (7, 1), ..installing(&group, at(5, 1)) };
-        let (begun, fit) = restored(&below, at(5, 1), false).expect("it fits");
-        assert_eq!((fit, begun.base), (Fit::Restarts, at(5, 1)));
+        // Rows that end before the log begins: what it holds was acknowledged, and stays.
+        let below = RecoveredGroup { base: (7, 1), term_starts: vec![(8, 1)], ..group.clone() };
+        let below = installing(&below, at(5, 1));
+        let (kept, fit) = restored(&below, at(5, 1), false).expect("a snapshot will come");
+        assert_eq!((fit, kept.base, kept.last_index), (Fit::RowsMissing, at(7, 1), Index(9)));
+        assert!(kept.needs_snapshot);
     }
 }

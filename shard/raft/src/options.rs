@@ -110,9 +110,14 @@ impl Restored {
     /// from it: `self` then begins there, and the journal's log must be emptied and go on after `rows`,
     /// durably, before the replica starts. If the swap did not take place, or the log holds that entry, nothing
     /// needs to be done: the core ends the intent by itself.
+    ///
+    /// Rows that end below the log's base change nothing here either: what the log holds above it may
+    /// be all that is left of what this replica has acknowledged, and nothing says that a snapshot
+    /// has passed over it. Such rows are missing: see [`Restored::needs_snapshot`].
     pub fn resume_after_swap(&mut self, rows: Position) -> bool {
-        let lacks =
-            self.hard_state.installing == Some(rows) && self.term_at(rows.index) != Some(rows.term);
+        let lacks = self.hard_state.installing == Some(rows)
+            && rows.index >= self.base.index
+            && self.term_at(rows.index) != Some(rows.term);
         if lacks {
             *self = std::mem::take(self).restarted_at(rows);
         }

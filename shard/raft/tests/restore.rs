@@ -108,6 +108,8 @@ fn a_swap_that_the_log_missed_is_made_good() {
         // An intent excuses only the very rows that it names.
         (Some(Position::new(20, 3)), Position::new(15, 3)),
         (Some(Position::new(20, 3)), Position::new(20, 2)),
+        // From before the log begins: it holds acknowledged entries that the rows lack.
+        (Some(Position::new(3, 1)), Position::new(3, 1)),
         // No swap: a log that lacks what the rows hold was lost, and nobody may hide that.
         (None, Position::new(20, 3)),
     ] {

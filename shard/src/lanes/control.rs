@@ -18,13 +18,14 @@ const HAND_OVER_INTERVAL: Duration = Duration::from_millis(5);
 const STOPPING: &str = "it is stopping";
 
 pub(super) fn set_may_lead(shared: &Shared, inboxes: &[Arc<Inbox>], may_lead: bool, reason: &str) {
-    let Some(may_lead) = shared.forbid(reason, !may_lead) else { return };
-    if may_lead {
-        tracing::info!("this node may lead again: nothing speaks against it any more");
-    } else {
-        tracing::warn!(reason, "this node hands its leaderships over");
-    }
-    inboxes.iter().for_each(|inbox| inbox.put(Mail::MayLead(may_lead)));
+    shared.forbid(reason, !may_lead, |may_lead| {
+        if may_lead {
+            tracing::info!("this node may lead again: nothing speaks against it any more");
+        } else {
+            tracing::warn!(reason, "this node hands its leaderships over");
+        }
+        inboxes.iter().for_each(|inbox| inbox.put(Mail::MayLead(may_lead)));
+    });
 }
 
 impl Lanes {

@@ -131,9 +131,10 @@ impl Shared {
         self.may_lead.load(Acquire)
     }
 
-    /// Adds or removes what speaks against leading. Returns whether the node may lead now, if that
-    /// has changed.
-    pub(super) fn forbid(&self, reason: &str, forbid: bool) -> Option<bool> {
+    /// Adds or removes what speaks against leading. If that changes whether the node may lead, `tell`
+    /// is called with it before anybody else can change it again: nobody hears two changes in
+    /// another order than they were made in.
+    pub(super) fn forbid(&self, reason: &str, forbid: bool, tell: impl FnOnce(bool)) {
         let mut forbidden = self.forbidden.lock();
         if forbid {
             forbidden.insert(reason.to_owned());
@@ -141,7 +142,9 @@ impl Shared {
             forbidden.remove(reason);
         }
         let may_lead = forbidden.is_empty();
-        (self.may_lead.swap(may_lead, AcqRel) != may_lead).then_some(may_lead)
+        if self.may_lead.swap(may_lead, AcqRel) != may_lead {
+            tell(may_lead);
+        }
     }
 
     /// How the node is.
@@ -304,11 +307,42 @@ mod tests {
     #[test]
     fn a_node_may_lead_when_nothing_speaks_against_it() {
         let shared = shared(1);
-        assert_eq!(shared.forbid("clock", true), Some(false));
-        assert_eq!(shared.forbid("store", true), None);
-        assert_eq!(shared.forbid("clock", false), None);
+        let forbid = |reason, forbid| {
+            let mut told = None;
+            shared.forbid(reason, forbid, |may_lead| told = Some(may_lead));
+            told
+        };
+        assert_eq!(forbid("clock", true), Some(false));
+        assert_eq!(forbid("store", true), None);
+        assert_eq!(forbid("clock", false), None);
         assert!(!shared.may_lead());
-        assert_eq!(shared.forbid("store", false), Some(true));
+        assert_eq!(forbid("store", false), Some(true));
         assert!(shared.may_lead());
+    }
+
+    /// The last that is told is what holds, whatever thread told it.
+    #[test]
+    fn changes_are_told_in_the_order_in_which_they_were_made() {
+        let shared = shared(1);
+        let told = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for reason in ["clock", "store", "disk"] {
+                let (shared, told) = (&shared, &told);
+                scope.spawn(move || {
+                    for _ in 0..1000 {
+                        for forbid in [true, false] {
+                            shared.forbid(reason, forbid, |may_lead| {
+                                // As long as another thread needs to get in between.
+                                std::thread::yield_now();
+                                told.lock().push(may_lead);
+                            });
+                        }
+                    }
+                });
+            }
+        });
+        let told = told.into_inner();
+        assert!(told.len() >= 2 && told.last() == Some(&true) && !told[0]);
+        assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "told in another order");
     }
 }

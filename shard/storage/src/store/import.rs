@@ -10,7 +10,8 @@
 //! * Until the swap nobody sees anything of an import; after it nobody sees anything of the rows
 //!   before, but for those who hold an older snapshot: old or new, never a mixture.
 //! * The rows are durable before they are said to be verified. A failure of the file before that
-//!   ends the import; after it the swap is tried until it is known to have happened.
+//!   ends the import; after it the swap is tried until it is known to have happened, unless the
+//!   loaded rows are found damaged before: that ends the import too.
 //! * A swap begins a new generation of the shard: memtables above the old rows are never merged
 //!   into the new ones.
 //! * A table that nothing names is dropped with its import, or on the next opening.
@@ -102,8 +103,9 @@ impl Import {
     /// shard over them. Memtables of the old one that were submitted before are merged before;
     /// what it freezes later is never merged, nor reported.
     ///
-    /// While the disk fails this waits: the swap is certain to happen, unless the store is shut
-    /// down, after which only the file knows.
+    /// While the disk fails this waits: the swap is certain to happen, unless the verified rows turn
+    /// out to be damaged before it, which ends the import, or the store is shut down, after which
+    /// only the file knows.
     pub fn swap(&self, done: ImportDone<Shard>) {
         self.send(Step::Swap(done));
     }
@@ -314,8 +316,9 @@ impl Loading {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Import`] if they are not verified: nothing has changed. Any other: the file is
-    /// to be opened again, and this to be called again.
+    /// [`StoreError::Import`] if they are not verified, or are not what was verified any more:
+    /// nothing has changed, and nothing will. Any other: the file is to be opened again, and this to
+    /// be called again.
     pub(crate) fn swap(&mut self, store: &Store) -> Result<Shard, StoreError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
@@ -326,8 +329,16 @@ impl Loading {
         let base = store.base();
         let mut before = base.snapshot();
         if before.state(self.group) != Some(&state) {
-            // It was durable; whatever has failed since, this is what the record will name.
-            self.check_table(store)?;
+            // It was durable; whatever has failed since, this is what the record will name. The file
+            // says that the swap has not happened, and damage does not pass.
+            if let Err(error) = self.check_table(store) {
+                if !is_damage(&error) {
+                    return Err(error);
+                }
+                base.set_swapping(None);
+                let error = self.error(format!("the rows that were written are lost: {error}"));
+                return Err(self.fail(error));
+            }
             if let Some(old) = store.registered(self.group) {
                 old.keep_snapshot(before.clone());
             }
@@ -356,6 +367,17 @@ impl Loading {
     }
 }
 
+/// True if the table is not, and never again will be, what was written.
+fn is_damage(error: &StoreError) -> bool {
+    match error {
+        StoreError::Import { .. } => true,
+        StoreError::Database { source, .. } => {
+            error.is_structural() || matches!(**source, redb::Error::TableDoesNotExist(_))
+        }
+        error => error.is_structural(),
+    }
+}
+
 /// Creates an empty table under a number of its own.
 fn create_table(store: &Store) -> Result<TableId, StoreError> {
     let mut created = TableId(0);
@@ -377,4 +399,45 @@ fn sync(store: &Store) -> Result<(), StoreError> {
     store.base().commit(|_, current| {
         Ok(Committed { table_next: current.table_next, ..Committed::default() })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{RowChange, StoreMetrics, StoreOptions};
+    use std::collections::BTreeSet;
+
+    /// What was verified is gone when it is to be put in place: to try for ever would help nobody.
+    #[test]
+    fn rows_that_are_lost_before_the_swap_end_the_import() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let (options, metrics) = (StoreOptions::default(), StoreMetrics::new());
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            Store::open(&dir.path().join(name), options, metrics).unwrap().0
+        };
+        let (group, whole) = (GroupId(7), KeyRange::whole());
+        let source = open("source");
+        let mut sent = source.create_shard(group, whole.clone(), Bytes::new());
+        let (key, value) = (Bytes::from("key"), Bytes::from("new"));
+        sent.apply(vec![RowChange::Put { key, value, flags: 0, expires_at_ms: None }]);
+        source.checkpoint(&[sent.freeze((9, 1), Bytes::new(), 0)]).unwrap();
+        let mut export = source.export(group).unwrap().unwrap();
+
+        let store = open("store");
+        let mut loading = Loading::new(&store, group, whole);
+        while let Some(chunk) = export.next(1000).unwrap() {
+            loading.write(&store, &chunk).unwrap();
+        }
+        let rows = export.rows();
+        let digest = export.digest();
+        let end = ImportEnd { applied: (9, 1), version: 1, meta: Bytes::new(), rows, digest };
+        loading.verify(&store, end).unwrap();
+        store.base().drop_unnamed(&BTreeSet::new()).unwrap();
+        for _ in 0..2 {
+            let error = loading.swap(&store).err().unwrap();
+            assert!(matches!(error, StoreError::Import { .. }), "{error}");
+        }
+        assert_eq!(store.state(group), None, "nothing was put in place");
+    }
 }

@@ -52,7 +52,8 @@ pub enum RouteError {
     /// The store of the node that was asked cannot be read at present.
     #[error("storage: {0}")]
     Storage(String),
-    /// Stored bytes fail their checksum.
+    /// Stored bytes fail their checksum, or the only replica of the shard is damaged or lost what
+    /// it had promised. It does not pass by itself.
     #[error("corrupt data: {0}")]
     Corrupt(String),
     /// The disk of the shard's leader is full; reads and deletes are served. Nothing was proposed.

@@ -16,6 +16,7 @@
 //! | the last two, name given by the caller        | the answer            | maybe committed     |
 //! | reply lost, connection lost, leader deposed   | retry, now in doubt   | retry               |
 //! | not leader, other epoch, no group, suspect, … | retry                 | retry               |
+//! | damaged or suspect, the only replica          | that error            | maybe committed     |
 //! | not sent; refused by a stopping node          | retry                 | retry               |
 //! | `Busy`, disk full, storage cannot be read     | that error            | retry               |
 //! | too large, keys in several shards             | that error            | maybe committed     |
@@ -322,6 +323,15 @@ impl Pending {
             Refusal::GroupNotFound => {
                 self.inner.refresh();
                 self.elsewhere(node, group, Cause::GroupNotFound);
+            }
+            Refusal::Suspect | Refusal::Damaged if self.inner.is_only_replica(group, node) => {
+                let what = match refusal {
+                    Refusal::Damaged => "its rows are damaged",
+                    _ => "it lost what it had promised to remember",
+                };
+                self.fail(RouteError::Corrupt(format!(
+                    "shard {group}: {what}, and {node} holds its only replica; restore it"
+                )));
             }
             Refusal::Suspect | Refusal::Damaged => self.elsewhere(node, group, Cause::Suspect),
             Refusal::Shutdown if node == self.inner.options.node => {

@@ -338,6 +338,16 @@ impl Inner {
         Aim::At { node, group: descriptor.group, epoch: descriptor.epoch }
     }
 
+    /// True if, as far as is known here, nobody but `node` has a replica of `group`.
+    pub(crate) fn is_only_replica(&self, group: GroupId, node: NodeId) -> bool {
+        let map = self.map.load();
+        let piece = map.pieces().iter().find(|piece| piece.descriptor.group == group);
+        piece.is_some_and(|piece| match &piece.descriptor.replicas[..] {
+            [only] => only.node == node,
+            _ => false,
+        })
+    }
+
     /// Takes what `operation` costs from the budget, for as long as it waits or is on its way.
     ///
     /// No shard gets more than is left for the others.

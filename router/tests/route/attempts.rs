@@ -317,3 +317,28 @@ fn block_on<F: Future>(future: F) -> F::Output {
         }
     }
 }
+
+/// Nobody else could ever answer: waiting for the deadline would only hide that.
+#[tokio::test]
+async fn the_only_replica_being_damaged_is_told_at_once() {
+    for refusal in [Refusal::Damaged, Refusal::Suspect] {
+        let world = World::new(&[]);
+        for shard in &mut world.shared.lock().descriptors {
+            shard.replicas.retain(|replica| replica.node == NodeId(1));
+            shard.epoch.conf_version += 1;
+        }
+        let descriptors = world.shared.lock().descriptors.clone();
+        world.router(1).learn(descriptors);
+        world.prank(1, Prank::Say(refusal.clone()));
+        let error = world.router(1).execute(put("a", "1"), late()).await.unwrap_err();
+        assert!(matches!(&error, RouteError::Corrupt(text) if text.contains('1')), "{error}");
+        assert!(!error.is_retryable() && !error.maybe_committed());
+        assert_eq!(world.asked(), [1], "once");
+        assert!(world.shared.lock().rows.is_empty());
+
+        // Unless an attempt before may have done it.
+        world.prank(1, Prank::Say(Refusal::Timeout { maybe_committed: true }));
+        world.prank(1, Prank::Say(refusal.clone()));
+        assert_eq!(world.router(1).execute(put("a", "1"), late()).await, Err(IN_DOUBT));
+    }
+}

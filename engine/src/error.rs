@@ -186,6 +186,7 @@ impl Error {
             CommandFailure::Acknowledged | CommandFailure::SessionExpired { .. } => {
                 Error::Forgotten { why: failure.to_string() }
             }
+            CommandFailure::RowDamaged => Error::Corrupt(failure.to_string()),
             // The engine makes no write that could fail otherwise.
             other => panic!("a shard refused a write of the engine: {other}"),
         }

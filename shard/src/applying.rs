@@ -12,7 +12,7 @@
 //!
 //! What is absent: callers (`pending`), and reading itself.
 
-use crate::command::{Change, Command, WriteOutcome};
+use crate::command::{Change, Command, CommandFailure, WriteOutcome};
 use crate::machine::{Applied, Fetched, Machine};
 use bytes::Bytes;
 use flotilla_raft::{Entry, Position};
@@ -52,6 +52,11 @@ pub struct Applying {
     parked: Option<u64>,
     /// Rows could not be read: they are asked for again after the next tick.
     failed: bool,
+    /// Among the rows that were asked for one is damaged: those of the next command are asked for
+    /// alone, since the damage may concern a later one.
+    alone: bool,
+    /// A row of the next command is damaged, and no other replica has it: the command fails.
+    damaged: bool,
     serial: u64,
     fetched: Fetched,
     /// Bytes of commands applied since the last freeze: what a restart would apply again.
@@ -66,6 +71,8 @@ impl Applying {
             applied,
             parked: None,
             failed: false,
+            alone: false,
+            damaged: false,
             serial: 0,
             fetched: Fetched::new(),
             replay_bytes: 0,
@@ -131,6 +138,18 @@ impl Applying {
         }
     }
 
+    /// A row among those of the question `serial` is damaged, and nobody else has it. The first
+    /// command that needs it will fail and change nothing: waiting would hold up the shard for
+    /// ever. Damage stays, so that the same happens when the log is applied again.
+    pub fn met_damage(&mut self, serial: u64) {
+        if self.parked != Some(serial) {
+            return;
+        }
+        self.parked = None;
+        self.damaged = self.alone;
+        self.alone = true;
+    }
+
     /// Applies the next entry.
     ///
     /// # Panics
@@ -152,6 +171,11 @@ impl Applying {
             return self.done(position, None);
         }
         let command = decode(&entry.payload);
+        if std::mem::take(&mut self.damaged) {
+            machine.pass_over(&command);
+            let failure = WriteOutcome::Failed(CommandFailure::RowDamaged);
+            return self.done(position, Some(failure));
+        }
         match machine.apply(&command, &self.fetched) {
             Applied::Outcome(outcome) => self.done(position, Some(outcome)),
             Applied::Released(_) => {
@@ -165,6 +189,7 @@ impl Applying {
 
     fn done(&mut self, position: Position, outcome: Option<WriteOutcome>) -> Step {
         let entry = self.queue.pop_front();
+        self.alone = false;
         self.replay_bytes += entry.map_or(0, |entry| entry.payload.len() as u64);
         self.applied = position;
         Step::Applied { position, outcome }
@@ -174,7 +199,8 @@ impl Applying {
     /// before is dropped: it may have been overtaken.
     fn park(&mut self, machine: &Machine, mut keys: Vec<Bytes>) -> Step {
         self.fetched.clear();
-        for entry in self.queue.iter().take(LOOK_AHEAD_COMMANDS) {
+        let look_ahead = if self.alone { 0 } else { LOOK_AHEAD_COMMANDS };
+        for entry in self.queue.iter().take(look_ahead) {
             if entry.payload.is_empty() {
                 continue;
             }

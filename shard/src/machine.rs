@@ -152,6 +152,13 @@ impl Machine {
         applied
     }
 
+    /// Takes note of a committed command that cannot be applied: its time passes, nothing else.
+    pub fn pass_over(&mut self, command: &Command) {
+        let stamp_ms = self.stamp_ms.max(command.stamp_ms);
+        self.sessions.advance(self.stamp_ms, stamp_ms);
+        self.stamp_ms = stamp_ms;
+    }
+
     /// Runs a write unless its session has it answered already.
     fn write(
         &mut self,

@@ -250,6 +250,10 @@ impl Replica {
                 Err(RowsUnread::Damaged(error)) if self.has_others() => {
                     self.lose_rows(now, &error, effects);
                 }
+                Err(RowsUnread::Damaged(error)) => {
+                    tracing::error!(group = self.group.0, %error, "a command met a damaged row");
+                    self.applying.met_damage(serial);
+                }
                 rows => self.applying.fetched(serial, rows.map_err(|error| error.to_string())),
             },
             Event::ReadDamaged { reply, error } => self.read_damaged(now, reply, error, effects),

@@ -187,6 +187,7 @@ fn simple_outcome() -> impl Strategy<Value = WriteOutcome> {
         Just(CommandFailure::NotFinite),
         Just(CommandFailure::NoSuchKey),
         Just(CommandFailure::Acknowledged),
+        Just(CommandFailure::RowDamaged),
         any::<u64>().prop_map(|watermark_ms| CommandFailure::SessionExpired { watermark_ms }),
     ];
     prop_oneof![

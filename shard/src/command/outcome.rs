@@ -31,6 +31,12 @@ pub enum CommandFailure {
     /// [`Write::Rename`](super::Write::Rename) of a key that holds nothing.
     #[error("no such key")]
     NoSuchKey,
+    /// A row that the command needs fails its checksum, and no other replica has it. Overwriting the
+    /// key without looking at it makes it whole.
+    #[error(
+        "a row that this command needs is damaged, and no other replica has it; store a new value there"
+    )]
+    RowDamaged,
     /// The answer to this sequence is not kept (any more): its session said that it has it, or the
     /// answer was too large to keep. The command at hand changed nothing, but an earlier copy of it
     /// may have; without an earlier copy, nothing took effect.
@@ -350,6 +356,7 @@ fn encode_failure(failure: &CommandFailure, out: &mut Writer<'_>) {
         CommandFailure::NoSuchKey => 7,
         CommandFailure::Acknowledged => 8,
         CommandFailure::SessionExpired { .. } => 9,
+        CommandFailure::RowDamaged => 10,
     });
     if let CommandFailure::SessionExpired { watermark_ms } = failure {
         out.u64(*watermark_ms);
@@ -367,6 +374,7 @@ fn decode_failure(input: &mut Reader) -> Result<CommandFailure, DecodeError> {
         7 => CommandFailure::NoSuchKey,
         8 => CommandFailure::Acknowledged,
         9 => CommandFailure::SessionExpired { watermark_ms: input.u64()? },
+        10 => CommandFailure::RowDamaged,
         _ => return Err(DecodeError("unknown failure of a command")),
     })
 }

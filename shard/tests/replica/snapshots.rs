@@ -243,6 +243,46 @@ fn a_damaged_row_of_a_single_replica_is_told_and_the_rest_served() {
     assert!(group.answer(leader, Operation::Write(put("b", "2"))).is_ok());
 }
 
+/// Without another replica nobody can repair the row: the commands that need it fail, those in
+/// front of it and behind it go on.
+#[test]
+fn a_command_on_a_damaged_row_of_a_single_replica_fails_alone() {
+    let mut group = Group::new(1);
+    let leader = group.elect();
+    for key in ["before", "damaged", "behind"] {
+        assert_eq!(number(group.answer(leader, add(key, 1))), 1);
+    }
+    group.checkpoint(leader);
+    group.member(leader).reads_held = true;
+    let timeout = Duration::from_secs(5);
+    let mut waiters: Vec<_> = ["before", "damaged", "behind"]
+        .into_iter()
+        .map(|key| group.request(leader, add(key, 1), timeout))
+        .collect();
+    for _ in 0..8 {
+        group.settle();
+        let Some(read) = group.member(leader).held_reads.pop() else { break };
+        let is_damaged = read.keys.iter().any(|key| key == "damaged");
+        let rows = match is_damaged {
+            true => Err(RowsUnread::Damaged("checksum".into())),
+            false => Ok(read
+                .keys
+                .iter()
+                .map(|key| (key.clone(), read.view.get(key).expect("a sound row")))
+                .collect()),
+        };
+        group.event(leader, Event::RowsRead { serial: read.serial, rows });
+    }
+    let mut outcome = |at: usize| waiters[at].try_recv().expect("answered").expect("served");
+    assert_eq!(outcome(0), Answer::Written(WriteOutcome::Number(2)));
+    let failed = WriteOutcome::Failed(CommandFailure::RowDamaged);
+    assert_eq!(outcome(1), Answer::Written(failed));
+    assert_eq!(outcome(2), Answer::Written(WriteOutcome::Number(2)));
+    group.member(leader).reads_held = false;
+    assert!(group.answer(leader, Operation::Write(put("damaged", "7"))).is_ok());
+    assert_eq!(number(group.answer(leader, add("damaged", 1))), 8, "made whole");
+}
+
 #[test]
 fn a_damaged_row_sends_its_reader_elsewhere_when_there_are_others() {
     let mut group = Group::new(3);

@@ -149,6 +149,7 @@ impl CommandError {
                 CommandError::fixed("ERR increment would produce NaN or Infinity")
             }
             CommandFailure::NoSuchKey => CommandError::NO_SUCH_KEY,
+            CommandFailure::RowDamaged => CommandError::request(format!("ERR {failure}")),
             CommandFailure::Acknowledged | CommandFailure::SessionExpired { .. } => CommandError {
                 kind: ErrorKind::InDoubt,
                 text: Cow::Owned(format!("INDOUBT {failure}").into_bytes()),

@@ -19,7 +19,8 @@ impl Engine {
         self.status_of(&self.shared.nodes[0])
     }
 
-    /// All nodes of this engine; more than one only with [`Builder::replicas`].
+    /// All nodes of this engine; more than one only with
+    /// [`Builder::replicas`](crate::Builder::replicas).
     pub fn statuses(&self) -> Vec<Status> {
         self.shared.nodes.iter().map(|member| self.status_of(member)).collect()
     }

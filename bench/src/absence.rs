@@ -191,7 +191,7 @@ async fn sent_bytes(cluster: &Cluster, nodes: &[u64]) -> anyhow::Result<u64> {
     let mut bytes = 0.0;
     for id in nodes {
         let text = cluster.metrics(*id).await?;
-        bytes += metric(&text, "flotilla_snapshot_bytes_total{direction=\"sent\"}").unwrap_or(0.0);
+        bytes += metric(&text, "flotilla_snapshot_bytes_total{direction=\"out\"}").unwrap_or(0.0);
     }
     Ok(bytes as u64)
 }

@@ -45,7 +45,7 @@ home() { echo "$scratch/node-$1"; }
 say() { printf '   %s\n' "$*"; }
 fail() { printf '   FAIL: %s\n' "$*" >&2; failed=1; }
 
-# start NODE [WRAPPER...]: starts a node, under a wrapper such as strace if one is given.
+# start NODE [WRAPPER...]: starts a node, through a wrapper such as env that becomes the node.
 start() {
     local node=$1
     shift
@@ -56,13 +56,8 @@ start() {
     pids[$node]=$!
 }
 
-# The server itself, also when it runs under a wrapper.
-server_pid() { pgrep -f -- "--node-id $1 --data-dir $(home "$1") " | tail -1; }
-
 kill_node() {
-    local server
-    server=$(server_pid "$1")
-    if [ -n "$server" ]; then kill -9 "$server" 2>/dev/null || true; fi
+    kill -9 "${pids[$1]}" 2>/dev/null || true
     wait "${pids[$1]}" 2>/dev/null || true
     unset "pids[$1]"
 }
@@ -158,22 +153,24 @@ scene_journal_flip() {
 }
 
 scene_row_flip() {
-    # A checkpoint puts the rows into redb; then one row is damaged there.
-    local file offset
+    # A checkpoint puts the rows into redb; then a few are damaged there, some of every shard.
+    local file offset flipped=0
     fill 1 two >/dev/null
-    kill -TERM "$(server_pid 3)" && wait "${pids[3]}" || true
+    kill -TERM "${pids[3]}" && wait "${pids[3]}" || true
     unset 'pids[3]'
     file="$(home 3)/store/store.redb"
-    offset=$(LC_ALL=C grep -abo 'two:0000777' "$file" | tail -1 | cut -d: -f1)
-    if [ -z "$offset" ]; then fail "the store does not hold what was written"; return; fi
-    flip "$file" "$offset"
-    say "one byte of a row in node 3's store inverted at $offset"
+    for offset in $(LC_ALL=C grep -abo 'two:00007[0-4][0-9]' "$file" | cut -d: -f1); do
+        flip "$file" "$offset"
+        flipped=$((flipped + 1))
+    done
+    if [ "$flipped" = 0 ]; then fail "the store does not hold what was written"; return; fi
+    say "a byte of each of $flipped rows in node 3's store inverted"
     "$prefix/flotilla" inspect store "$(home 3)" >"$scratch/inspect" 2>&1 && fail "inspect calls a damaged store sound"
     grep -iE 'corrupt|damage|checksum' "$scratch/inspect" | head -4 | cut -c1-200 | sed 's/^/   | /'
     start 3
     until_true 60 "node 3 is ready" ready 3
     check_all 3 two
-    # Whoever leads a shard reads its own rows: leaders are killed until node 3 has led this one.
+    # Whoever leads a shard reads its own rows: leaders are killed until node 3 has led some.
     local victim=1
     for _ in 1 2 3 4 5 6; do
         kill_node "$victim"
@@ -190,7 +187,7 @@ scene_row_flip() {
 }
 
 scene_header_flip() {
-    kill -TERM "$(server_pid 3)" && wait "${pids[3]}" || true
+    kill -TERM "${pids[3]}" && wait "${pids[3]}" || true
     unset 'pids[3]'
     dd if=/dev/urandom of="$(home 3)/store/store.redb" bs=4096 count=64 conv=notrunc status=none
     say "the first 256 KiB of node 3's store overwritten with noise"
@@ -207,7 +204,7 @@ scene_header_flip() {
 
 scene_sync_error() {
     local server before
-    server=$(server_pid 3)
+    server=${pids[3]}
     before=$(date +%s%N)
     strace -qq -f -p "$server" -e trace=fdatasync -e inject=fdatasync:error=EIO:when=1+ -o /dev/null &
     local tracer=$!
@@ -266,7 +263,7 @@ scene_full() {
 scene_slow() {
     local server led
     leads() { status_of "$1" | tr '{' '\n' | grep -c '"role":"leader"' || true; }
-    server=$(server_pid 1)
+    server=${pids[1]}
     led=$(leads 1)
     say "node 1 leads $led shards"
     strace -qq -f -p "$server" -e trace=fdatasync -e inject=fdatasync:delay_enter=3000000 -o /dev/null &

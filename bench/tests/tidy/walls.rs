@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
 /// Crates from outside that only these packages may depend on, and why.
 const CONFINED: [(&str, &[&str], &str); 8] = [
     ("actix", &["flotilla-shard", "flotilla"], "actors are a detail of the lanes"),
-    ("redb", &["flotilla-storage"], "the store's file is storage's own"),
+    ("redb", &["flotilla-storage", "flotilla-bench"], "the store's file is storage's own"),
     (
         "tokio",
         &["flotilla-shard", "flotilla-router", "flotilla", "flotilla-bench"],

@@ -16,6 +16,12 @@ pub enum KeyFormat {
 impl KeyFormat {
     /// Writes key number `number` into `key`, replacing what is there.
     pub fn write(self, number: u64, key: &mut BytesMut) {
+        self.write_grouped(number, 1, key);
+    }
+
+    /// The same, but each `group` of neighbouring numbers stays together where keys are spread, so
+    /// that one request can write them all.
+    pub fn write_grouped(self, number: u64, group: u64, key: &mut BytesMut) {
         key.clear();
         match self {
             KeyFormat::Redis => {
@@ -29,7 +35,7 @@ impl KeyFormat {
                 key.extend_from_slice(&digits);
             }
             KeyFormat::Spread => {
-                key.extend_from_slice(&scatter(number).to_be_bytes());
+                key.extend_from_slice(&scatter(number / group).to_be_bytes());
                 key.extend_from_slice(&number.to_be_bytes());
             }
         }

@@ -8,7 +8,7 @@
 //!   through the engine in this process, [`disk`] what the disk below gives.
 //! * [`cluster`] starts, kills and restarts server processes.
 //! * [`failover`] kills a leader under load and [`crash`] kills every node; both prove with
-//!   [`history`] that nothing acknowledged was lost.
+//!   [`register`]s that nothing acknowledged was lost.
 //! * [`increments`] asks whether everything counts once while leaders die and [`proxy`]s harm the
 //!   network; [`absence`] repairs a node that was away; [`endurance`], [`overload`] and [`edges`]
 //!   look for what grows, starves or stalls, with a [`probe`] and [`sampling`].
@@ -18,11 +18,13 @@
 #![forbid(unsafe_code)]
 
 pub mod absence;
+pub mod check;
 pub mod cluster;
 pub mod connection;
 pub mod cpu;
 pub mod crash;
 pub mod disk;
+pub mod drive;
 pub mod edges;
 pub mod embedded;
 pub mod endurance;
@@ -32,11 +34,17 @@ pub mod history;
 pub mod increments;
 pub mod keys;
 pub mod latency;
+pub mod linearizable;
 pub mod load;
+pub mod measure;
 pub mod overload;
 pub mod probe;
 pub mod proxy;
+pub mod register;
 pub mod resp;
+pub mod result;
 pub mod sampling;
+pub mod target;
 pub mod verify;
+pub mod workload;
 pub mod writers;

@@ -1,51 +1,18 @@
 //! Redis clients on a socket, against a running engine.
 
-use flotilla::Engine;
-use flotilla::server::resp::RespServer;
 use script::{Server, unescape};
+use served::Served;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
-use tempfile::TempDir;
 
 #[path = "resp/script.rs"]
 mod script;
+#[path = "resp/served.rs"]
+mod served;
 
 /// Recorded from Redis; its head says how to read it.
 const REPLIES: &str = include_str!("resp/replies.txt");
-
-/// An engine of four shards and its server.
-struct Served {
-    runtime: tokio::runtime::Runtime,
-    engine: Engine,
-    server: RespServer,
-    _directory: TempDir,
-}
-
-impl Served {
-    fn start(connections_max: usize) -> Served {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let engine = runtime
-            .block_on(Engine::builder(directory.path()).split_at(["c", "k", "n"]).start())
-            .expect("the engine starts");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let server = RespServer::start(engine.clone(), listener, connections_max)
-            .expect("the server starts");
-        Served { runtime, engine, server, _directory: directory }
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(self.server.address())
-    }
-
-    fn stop(self) {
-        self.runtime.block_on(async {
-            self.server.shutdown().await;
-            self.engine.shutdown().await.expect("the engine stops");
-        });
-    }
-}
 
 struct Client {
     stream: TcpStream,
@@ -126,7 +93,7 @@ fn array(words: &[&[u8]]) -> Vec<u8> {
 #[test]
 fn replies_are_those_of_redis() {
     let served = Served::start(100);
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     let mut close = None;
     let mut asked = "";
     let mut count = 0;
@@ -134,7 +101,7 @@ fn replies_are_those_of_redis() {
         let (kind, text) = line.split_once(' ').expect("a mark and a text");
         match kind {
             "connect" => {
-                client = served.client();
+                client = Client::connect(served.address());
                 if text == "3" {
                     client.send(b"HELLO 3\r\n");
                     client.expect("%7\r\n", "hello");
@@ -153,7 +120,7 @@ fn replies_are_those_of_redis() {
                 asked = text;
             }
             "!" | "~" => {
-                client = served.client();
+                client = Client::connect(served.address());
                 client.send(&unescape(text));
                 close = (kind == "!").then_some(text);
                 asked = text;
@@ -176,7 +143,7 @@ fn replies_are_those_of_redis() {
 #[test]
 fn every_script_gets_the_replies_of_redis() {
     let served = Served::start(100);
-    let server = Server { address: served.server.address(), is_flotilla: true };
+    let server = Server { address: served.address(), is_flotilla: true };
     let mut problems = Vec::new();
     let mut compared = 0;
     for (name, text) in script::SCRIPTS {
@@ -192,7 +159,7 @@ fn every_script_gets_the_replies_of_redis() {
 #[test]
 fn a_long_pipeline_over_all_shards_answers_in_order() {
     let served = Served::start(100);
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     let mut writer = client.stream.try_clone().expect("a second handle");
     let keys: Vec<String> = (0..3000).map(|n| format!("{:02x}-{n}", n * 7 % 256)).collect();
     let requests: Vec<u8> = keys
@@ -209,7 +176,7 @@ fn a_long_pipeline_over_all_shards_answers_in_order() {
     sender.join().expect("the sender ends");
     client.ask("DBSIZE", ":3000\r\n");
 
-    let mut counting = served.client();
+    let mut counting = Client::connect(served.address());
     counting.send(&array(&[b"INCR", b"n"]).repeat(50));
     for sum in 1..=50 {
         counting.expect(format!(":{sum}\r\n"), "INCR");
@@ -220,7 +187,7 @@ fn a_long_pipeline_over_all_shards_answers_in_order() {
 #[test]
 fn a_scan_finds_every_key_once() {
     let served = Served::start(100);
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     for n in 0..200 {
         client.ask(&format!("SET {}:{n:03} v", ["a", "f", "m", "z"][n % 4]), "+OK\r\n");
     }
@@ -253,7 +220,7 @@ fn a_scan_finds_every_key_once() {
 #[test]
 fn commands_over_several_shards() {
     let served = Served::start(100);
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     for key in ["a", "d", "l", "z"] {
         client.ask(&format!("SET {key} {key}{key}"), "+OK\r\n");
     }
@@ -268,7 +235,7 @@ fn commands_over_several_shards() {
 #[test]
 fn large_values_pass_and_larger_ones_are_refused() {
     let served = Served::start(100);
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     let value = vec![b'x'; 8 << 20];
     client.send(&array(&[b"SET", b"big", &value]));
     client.expect("+OK\r\n", "SET");
@@ -290,10 +257,10 @@ fn large_values_pass_and_larger_ones_are_refused() {
 #[test]
 fn clients_are_counted_listed_and_limited() {
     let served = Served::start(2);
-    let mut first = served.client();
+    let mut first = Client::connect(served.address());
     first.ask("CLIENT SETNAME first", "+OK\r\n");
     first.ask("CLIENT SETINFO LIB-NAME tested", "+OK\r\n");
-    let mut second = served.client();
+    let mut second = Client::connect(served.address());
     second.ask("PING", "+PONG\r\n");
     let list = first.ask_text("CLIENT LIST");
     assert_eq!(list.lines().count(), 2, "{list}");
@@ -304,7 +271,7 @@ fn clients_are_counted_listed_and_limited() {
         assert!(info.lines().any(|told| told == line), "{line} in {info}");
     }
 
-    let mut third = served.client();
+    let mut third = Client::connect(served.address());
     third.expect("-ERR max number of clients reached\r\n", "refused");
     third.expect_end("refused");
     served.stop();
@@ -313,7 +280,7 @@ fn clients_are_counted_listed_and_limited() {
 #[test]
 fn stopping_ends_idle_clients() {
     let served = Served::start(100);
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     client.ask("PING", "+PONG\r\n");
     served.stop();
     client.expect_end("stopped");

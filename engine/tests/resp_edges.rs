@@ -1,45 +1,15 @@
 //! Redis clients that come, go, repeat themselves and get in each other's way.
 
-use flotilla::Engine;
-use flotilla::server::resp::RespServer;
+use served::Served;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
+
+#[path = "resp/served.rs"]
+mod served;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Served {
-    runtime: tokio::runtime::Runtime,
-    engine: Engine,
-    server: RespServer,
-    _directory: TempDir,
-}
-
-impl Served {
-    fn start() -> Served {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let engine = runtime
-            .block_on(Engine::builder(directory.path()).split_at(["c", "k", "n"]).start())
-            .expect("the engine starts");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let server = RespServer::start(engine.clone(), listener, 500).expect("the server starts");
-        Served { runtime, engine, server, _directory: directory }
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(self.server.address())
-    }
-
-    fn stop(self) {
-        self.runtime.block_on(async {
-            self.server.shutdown().await;
-            self.engine.shutdown().await.expect("the engine stops");
-        });
-    }
-}
 
 struct Client {
     stream: TcpStream,
@@ -83,7 +53,7 @@ impl Client {
 
 #[test]
 fn a_named_write_is_done_once_whoever_repeats_it() {
-    let served = Served::start();
+    let served = Served::start(500);
     let born_ms = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .expect("a clock after 1970")
@@ -93,13 +63,13 @@ fn a_named_write_is_done_once_whoever_repeats_it() {
     };
     for _ in 0..3 {
         // Another connection each time, as if the first process had died.
-        let mut client = served.client();
+        let mut client = Client::connect(served.address());
         assert_eq!(client.ask(&once(1, 1, "INCR n")), ":1");
         assert_eq!(client.ask(&once(2, 1, "APPEND n 0")), ":2");
         assert_eq!(client.ask(&once(3, 1, "SET n 7 GET")), "10");
         assert_eq!(client.ask(&once(4, 1, "INCRBY m x")), NOT_AN_INTEGER);
     }
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     assert_eq!(client.ask("GET n"), "7");
     // Without its name the same write is done again.
     assert_eq!(client.ask("INCR n"), ":8");
@@ -118,8 +88,8 @@ const NOT_AN_INTEGER: &str = "-ERR value is not an integer or out of range";
 fn transactions_of_many_clients_lose_no_update() {
     const CLIENTS: usize = 4;
     const ROUNDS: usize = 25;
-    let served = Served::start();
-    let address = served.server.address();
+    let served = Served::start(500);
+    let address = served.address();
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
@@ -142,7 +112,7 @@ fn transactions_of_many_clients_lose_no_update() {
             });
         }
     });
-    let mut client = served.client();
+    let mut client = Client::connect(served.address());
     let total = (CLIENTS * ROUNDS).to_string();
     assert_eq!(client.ask("GET a"), total);
     assert_eq!(client.ask("GET ab"), total);
@@ -151,8 +121,8 @@ fn transactions_of_many_clients_lose_no_update() {
 
 #[test]
 fn every_key_can_be_the_random_one() {
-    let served = Served::start();
-    let mut client = served.client();
+    let served = Served::start(500);
+    let mut client = Client::connect(served.address());
     let mut missing: BTreeSet<String> = ["a", "ab", "zzz"].into_iter().map(str::to_owned).collect();
     missing.extend((0..300).map(|n| format!("user:{n}")));
     for key in &missing {
@@ -169,10 +139,11 @@ fn every_key_can_be_the_random_one() {
 
 #[test]
 fn clients_come_and_go_by_the_thousand() {
-    let served = Served::start();
-    let mut lasting = served.client();
+    let served = Served::start(500);
+    let mut lasting = Client::connect(served.address());
     for round in 0..10 {
-        let mut clients: Vec<Client> = (0..200).map(|_| served.client()).collect();
+        let mut clients: Vec<Client> =
+            (0..200).map(|_| Client::connect(served.address())).collect();
         for client in &mut clients {
             client.send("SET k v");
         }
@@ -197,11 +168,11 @@ fn clients_come_and_go_by_the_thousand() {
 
 #[test]
 fn a_client_that_reads_nothing_does_not_slow_another() {
-    let served = Served::start();
-    let mut other = served.client();
+    let served = Served::start(500);
+    let mut other = Client::connect(served.address());
     let value = "x".repeat(1 << 20);
     assert_eq!(other.ask(&format!("SET big {}", &value[..60_000])), "+OK");
-    let mut slow = served.client();
+    let mut slow = Client::connect(served.address());
     // The replies are more than the sockets and the server hold for one client.
     let requests = "GET big\r\n".repeat(1000);
     slow.stream.write_all(requests.as_bytes()).expect("requests are small");

@@ -53,12 +53,15 @@ pub(crate) struct Core {
     reads_issued: ReadId,
     /// When this replica answered its leader.
     pub(crate) rounds: Rounds,
+    /// It helps no candidate before this, itself included.
+    pub(crate) promised_until: Time,
     /// Bytes of the log's tail kept in memory.
     pub(crate) cache_bytes_max: usize,
 }
 
 impl Core {
-    pub(crate) fn new(options: Options, mut restored: Restored) -> Self {
+    pub(crate) fn new(options: Options, mut restored: Restored, now: Time) -> Self {
+        let found = restored.clone();
         if let Err(error) = restored.validate() {
             assert!(options.suspect, "this replica must be opened as suspect: {error}");
             restored = salvage(restored);
@@ -75,7 +78,7 @@ impl Core {
             // Whether the swap took place or not, it is over.
             persistence.hard_state_changed();
         }
-        Self {
+        let mut core = Self {
             voters: Voters::new(options.voters.clone()),
             random: Random::new(options.seed ^ options.id.0.rotate_left(32)),
             log: Log::new(restored.base, restored.term_starts, restored.last_index),
@@ -96,9 +99,12 @@ impl Core {
             apply_paused: false,
             reads_issued: ReadId(0),
             rounds: Rounds::default(),
+            promised_until: Time(0),
             cache_bytes_max: options.limits.cache_bytes_max,
             options,
-        }
+        };
+        core.promise_again(&found, now);
+        core
     }
 
     pub(crate) fn id(&self) -> ReplicaId {
@@ -140,10 +146,11 @@ impl Core {
         }
     }
 
-    /// Gives this term's vote to `candidate`.
-    pub(crate) fn cast_vote(&mut self, candidate: ReplicaId) {
+    /// Gives this term's vote to `candidate`. `wished`: the leader of the term before wishes so.
+    pub(crate) fn cast_vote(&mut self, now: Time, candidate: ReplicaId, wished: bool) {
         assert!(!self.options.suspect, "a suspect votes");
         if self.vote != Some(candidate) {
+            assert!(wished || !self.has_promised(now), "a vote against a promise");
             assert_eq!(self.vote, None, "a second vote in term {}", self.term);
             self.vote = Some(candidate);
             self.persistence.hard_state_changed();
@@ -204,16 +211,17 @@ impl Core {
     /// knows a leader of its term.
     pub(crate) fn answer_vote_request(
         &mut self,
+        now: Time,
         from: ReplicaId,
         request: VoteRequest,
         follows: bool,
     ) -> bool {
-        let VoteRequest { term, pre, last } = request;
+        let VoteRequest { term, pre, transfer, last } = request;
         let free = self.vote == Some(from) || (self.vote.is_none() && !follows);
         let may = free || (pre && term > self.term);
         let granted = may && last.is_up_to_date_with(self.log.last());
         if granted && !pre {
-            self.cast_vote(from);
+            self.cast_vote(now, from, transfer);
         }
         let term = if granted && pre { term } else { self.term };
         self.send(from, Message::Vote { term, pre, granted }, Needs::HardState);
@@ -296,6 +304,7 @@ impl Core {
 pub(crate) struct VoteRequest {
     pub(crate) term: Term,
     pub(crate) pre: bool,
+    pub(crate) transfer: bool,
     pub(crate) last: Position,
 }
 

@@ -27,7 +27,7 @@ impl Raft {
                 self.follow(now, self.core().term(), None);
             } else if now >= node.role.heartbeat_at {
                 node.role.heartbeat_at = now + node.core.options.heartbeat_interval;
-                node.begin_round();
+                node.begin_round(now);
                 node.repeat_transfer();
             }
             return;
@@ -37,7 +37,10 @@ impl Raft {
         }
         // A replica whose disk does not answer could not keep a promise: it waits for the disk.
         let core = self.core();
-        if !core.may_campaign() || core.is_disk_stalled(now, core.options.election_timeout) {
+        if !core.may_campaign()
+            || core.has_promised(now)
+            || core.is_disk_stalled(now, core.options.election_timeout)
+        {
             let deadline = self.core_mut().draw_deadline(now);
             match &mut self.state {
                 State::Follower(node) => node.role.deadline = deadline,
@@ -50,10 +53,11 @@ impl Raft {
         }
     }
 
-    /// Starts an election, with a pre-vote if the options say so. A leader goes on leading.
+    /// Starts an election, with a pre-vote if the options say so. A leader goes on leading, and whoever
+    /// has just heard one lets it.
     pub(crate) fn campaign(&mut self, now: Time) {
         let core = self.core();
-        if !core.may_campaign() {
+        if !core.may_campaign() || core.has_promised(now) {
             return;
         }
         let pre_vote = core.options.pre_vote;

@@ -38,6 +38,7 @@ impl Node<Follower> {
         self.role.leader = Some(leader);
         self.role.heard_at = Some(now);
         self.role.deadline = self.core.draw_deadline(now);
+        self.core.make_promise(now);
         true
     }
 
@@ -85,6 +86,7 @@ impl Node<Follower> {
                 received,
                 wants_snapshot: core.rows.lost && core.rows.installing().is_none(),
                 may_lead: core.may_campaign(),
+                promise: core.promise(),
             };
             core.send(from, reply, Needs::HardState);
         }

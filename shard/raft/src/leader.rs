@@ -1,11 +1,14 @@
 //! Leading: proposals, answers from followers, commit, and the checks by which a leader notices
 //! that it should not lead any more. What is sent to whom is in `replicate`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::{
     core::Core,
     error::{ProposeError, ReadError},
+    lease::SentRounds,
     message::{AppendOutcome, Message},
     node::{Candidate, Leave, Node},
     progress::{Feed, Progress},
@@ -25,10 +28,16 @@ pub(crate) struct Leader {
     pub(crate) heartbeat_at: Time,
     /// The latest heartbeat round.
     pub(crate) round: Round,
+    /// When it was sent, and those before it.
+    pub(crate) sent: SentRounds,
+    /// A quorum helps nobody else into office before this.
+    pub(crate) lease_until: Time,
     pub(crate) reads: Reads,
     /// Bytes of this term's proposals that are not committed.
     pub(crate) uncommitted_bytes: usize,
     pub(crate) transfer: Option<Transfer>,
+    /// Somebody was asked to take over, and may do so whenever that arrives.
+    pub(crate) asked_to_take_over: bool,
     /// This leader must leave, and steps down at this time.
     pub(crate) leave_at: Option<Time>,
 }
@@ -73,12 +82,17 @@ impl Node<Candidate> {
             term_start: next,
             heartbeat_at: now + core.options.heartbeat_interval,
             round: Round(1),
+            sent: SentRounds::default(),
+            lease_until: Time(0),
             reads: Reads::default(),
             uncommitted_bytes,
             transfer: None,
+            asked_to_take_over: false,
             leave_at: None,
         };
-        Node { core, role }
+        let mut node = Node { core, role };
+        node.renew_lease();
+        node
     }
 }
 
@@ -177,6 +191,7 @@ impl Node<Leader> {
         let patience = self.core.options.heartbeat_interval;
         follower.alive(received, self.core.log.base().index, now, patience);
         self.acknowledged(at, matched);
+        self.extend_lease(at, round, wishes.promise);
         self.confirm_reads();
     }
 
@@ -223,11 +238,11 @@ impl Node<Leader> {
 
     /// Gives the waiting reads a round of their own. They wait until an entry of this term is
     /// committed: before that, the commit index may lag behind what an earlier leader committed.
-    pub(crate) fn begin_reads(&mut self) {
+    pub(crate) fn begin_reads(&mut self, now: Time) {
         if !self.role.reads.is_waiting() || self.core.commit() < self.role.term_start {
             return;
         }
-        self.begin_round();
+        self.begin_round(now);
         self.role.reads.begin_round(self.role.round, self.core.commit());
         self.confirm_reads();
     }
@@ -235,8 +250,9 @@ impl Node<Leader> {
     /// Sends a heartbeat of a new round to every follower: no two carry the same round, so that an
     /// answer names the one that it answers. When the next regular one is due stays as it is: the
     /// leader looks then whether it should still lead, and reads must not put that off.
-    pub(crate) fn begin_round(&mut self) {
+    pub(crate) fn begin_round(&mut self, now: Time) {
         self.role.round.0 += 1;
+        self.role.sent.send(self.role.round, now, self.core.options.election_timeout);
         let core = &mut self.core;
         let (term, round) = (core.term(), self.role.round);
         for follower in &mut self.role.followers {
@@ -292,6 +308,7 @@ impl Node<Leader> {
 pub(crate) struct Wishes {
     pub(crate) wants_snapshot: bool,
     pub(crate) may_lead: bool,
+    pub(crate) promise: Duration,
 }
 
 /// The highest index at which a follower that refused `prev` can agree with this leader's log,

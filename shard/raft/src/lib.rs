@@ -32,6 +32,8 @@
 //!   only what is still there counts as durable (see `persistence`).
 //! * A read is confirmed by a round of heartbeats that began after it was asked; read ids and
 //!   rounds are never reused, and a read that cannot be confirmed is refused, not forgotten.
+//! * A leader whose voters have promised to help nobody else reads without a round, as long as clocks
+//!   run within a stated bound of each other's speed (see `lease`).
 //! * Logs are compacted whatever followers have: one that needs more gets a snapshot. A snapshot is
 //!   swapped in only after the intent to do so is durable, so that a crash at any point is harmless.
 //! * A replica whose rows are lost keeps its promises: it votes and acknowledges until a snapshot
@@ -43,14 +45,14 @@
 //! # Where to read
 //!
 //! `raft` is the door, `receive` sorts messages by term, `elections` has time and votes, `node` the
-//! roles and the transitions between them, `transfer` how a leader leaves, `install` snapshots; `candidate`, `follower`, `leader`, `replicate`, `progress` and `reads` do what the
-//! roles do, `core` keeps what survives them. `log` and `persistence` are the two halves of the
+//! roles and the transitions between them, `transfer` how a leader leaves, `install` snapshots; `candidate`, `follower`, `leader`, `replicate`, `progress`, `reads` and `lease` do
+//! what the roles do, `core` keeps what survives them. `log` and `persistence` are the two halves of the
 //! log: what it is, and how much of it is durable. `docs/raft.md` has the algorithm in one piece,
 //! `docs/pitfalls.md` the mistakes that others made and the tests that guard against them.
 //!
 //! # What is absent
 //!
-//! Membership changes, learners and leader leases. What a snapshot contains, how it travels, and when
+//! Membership changes and learners. What a snapshot contains, how it travels, and when
 //! to compact are the shell's matters. Proposals and reads are not forwarded: the refusal names the
 //! leader. Nothing here knows group ids, nodes, addresses or what a payload means; nothing retries
 //! on behalf of a client.
@@ -65,6 +67,7 @@ mod fetching;
 mod follower;
 mod install;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;
@@ -86,7 +89,7 @@ mod types;
 pub use error::{DecodeError, ProposeError, ReadError, RestoreError};
 pub use event::Event;
 pub use message::{AppendOutcome, Message};
-pub use options::{Limits, Options, Restored};
+pub use options::{Leases, Limits, Options, Restored};
 pub use raft::Raft;
 pub use ready::{Envelope, Fetch, Persist, ReadOutcome, Ready, RoleChange};
 pub use status::{FollowerState, FollowerStatus, Status};

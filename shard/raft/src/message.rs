@@ -6,6 +6,8 @@
 //! that are there and against what the core counts to, so that no message can make the core
 //! allocate or count beyond reason; whether a message makes sense is the core's to judge.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
@@ -76,7 +78,7 @@ pub enum Message {
         answered: Round,
     },
     /// Answers [`Message::Heartbeat`]. `u8` 6, term, round, matched, received, `u8` wants
-    /// snapshot, `u8` may lead.
+    /// snapshot, `u8` may lead, promise in nanoseconds.
     HeartbeatReply {
         /// The follower's term.
         term: Term,
@@ -91,6 +93,9 @@ pub enum Message {
         wants_snapshot: bool,
         /// The follower would campaign if it were asked to.
         may_lead: bool,
+        /// For how long from when it received the heartbeat, on its own clock, the follower helps
+        /// nobody else into office. Zero: it promises nothing.
+        promise: Duration,
     },
     /// The leader hands over: campaign at once. `u8` 7, term.
     TimeoutNow {
@@ -194,7 +199,7 @@ impl Message {
             Self::AppendReply { outcome: AppendOutcome::Accepted { .. }, .. } => 1 + 8 + 1 + 8,
             Self::AppendReply { outcome: AppendOutcome::Rejected { .. }, .. } => 1 + 8 + 1 + 32,
             Self::Heartbeat { .. } => 1 + 8 + 8 + 8 + 8,
-            Self::HeartbeatReply { .. } => 1 + 8 + 8 + 8 + 8 + 1 + 1,
+            Self::HeartbeatReply { .. } => 1 + 8 + 8 + 8 + 8 + 1 + 1 + 8,
             Self::TimeoutNow { .. } => 1 + 8,
         }
     }
@@ -259,7 +264,15 @@ impl Message {
                 buffer.put_u64_le(round.0);
                 buffer.put_u64_le(answered.0);
             }
-            Self::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead } => {
+            Self::HeartbeatReply {
+                term,
+                round,
+                matched,
+                received,
+                wants_snapshot,
+                may_lead,
+                promise,
+            } => {
                 buffer.put_u8(HEARTBEAT_REPLY);
                 buffer.put_u64_le(term.0);
                 buffer.put_u64_le(round.0);
@@ -267,6 +280,7 @@ impl Message {
                 buffer.put_u64_le(received.0);
                 buffer.put_u8(u8::from(*wants_snapshot));
                 buffer.put_u8(u8::from(*may_lead));
+                buffer.put_u64_le(u64::try_from(promise.as_nanos()).unwrap_or(u64::MAX));
             }
             Self::TimeoutNow { term } => {
                 buffer.put_u8(TIMEOUT_NOW);
@@ -346,6 +360,7 @@ impl Reader {
                 received: self.index()?,
                 wants_snapshot: self.flag("snapshot flag")?,
                 may_lead: self.flag("leading flag")?,
+                promise: Duration::from_nanos(self.u64("promise")?),
             }),
             TIMEOUT_NOW => Ok(Message::TimeoutNow { term: self.term()? }),
             value => Err(DecodeError::Unknown { what: "message kind", value }),

@@ -167,7 +167,7 @@ impl<R: Leave> Node<R> {
         let term = core.term().next();
         core.adopt_term(term);
         let id = core.id();
-        core.cast_vote(id);
+        core.cast_vote(now, id, ask == Ask::Transfer);
         let deadline = core.draw_deadline(now);
         request_votes(&mut core, term, ask);
         Node { role: Candidate { ballot: Ballot::default(), deadline }, core }

@@ -37,8 +37,21 @@ pub struct Options {
     /// False: this replica votes and acknowledges, but never campaigns. Changed by
     /// [`Event::MayLead`](crate::Event::MayLead).
     pub may_lead: bool,
+    /// Replicas keep out of their leader's way for an election timeout, so that it may read without
+    /// a round. `None`: they promise nothing.
+    pub leases: Option<Leases>,
     /// Bounds of everything.
     pub limits: Limits,
+}
+
+/// What leases rest on. A promise lasts an election timeout on the clock of whoever made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leases {
+    /// This replica reads by its lease when it has one. It promises either way.
+    pub reads: bool,
+    /// How much faster or slower than true time a clock may run, in millionths: 10,000 is one
+    /// per cent. No lease survives a bound of a million. What clocks show means nothing.
+    pub clock_drift_max_ppm: u32,
 }
 
 /// Bounds on memory and message sizes. Byte limits count [`Entry::bytes`](crate::Entry::bytes):
@@ -85,7 +98,8 @@ impl Default for Limits {
     }
 }
 
-/// What the disk remembers of a replica. The default is a replica that has never run.
+/// What the disk remembers of a replica. The default is a replica that has never run: it waits for
+/// nobody, as it can have promised nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// Term, vote and commit hint.

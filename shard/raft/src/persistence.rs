@@ -332,6 +332,7 @@ mod tests {
                 received: Index(0),
                 wants_snapshot: false,
                 may_lead: true,
+                promise: std::time::Duration::ZERO,
             };
             let reply = Envelope { to: ReplicaId(2), message };
             persistence.send(reply, Needs::HardState, Index(1000), &mut outbox);

@@ -26,6 +26,8 @@ pub(crate) struct Progress {
     pub(crate) heard_at: Time,
     /// Highest heartbeat round it answered.
     pub(crate) round: Round,
+    /// It helps no other leader into office before this, on this leader's clock.
+    pub(crate) trusts_until: Time,
     pub(crate) probes_sent: u64,
     /// It would campaign if it were asked to, as far as it said.
     pub(crate) may_lead: bool,
@@ -69,6 +71,7 @@ impl Progress {
             commit_told: Index(0),
             heard_at: now,
             round: Round(0),
+            trusts_until: Time(0),
             probes_sent: 0,
             may_lead: true,
             wants_snapshot: false,

@@ -62,7 +62,7 @@ impl Raft {
     /// say that it is suspect.
     pub fn new(options: Options, restored: Restored, now: Time) -> Self {
         assert!(!options.election_timeout.is_zero(), "elections need a timeout");
-        let mut core = Box::new(Core::new(options, restored));
+        let mut core = Box::new(Core::new(options, restored, now));
         let alone = core.voters.quorum() == 1 && core.may_campaign();
         let deadline = if alone { now } else { core.draw_deadline(now) };
         let received = core.commit();
@@ -70,7 +70,8 @@ impl Raft {
         Self { state: State::Follower(Node { core, role }) }
     }
 
-    /// Takes in something that happened. `now` never goes back.
+    /// Takes in something that happened. `now` never goes back, and is read from the clock after
+    /// the event: a message that was received is not older than `now`.
     ///
     /// # Panics
     ///
@@ -174,6 +175,18 @@ impl Raft {
         }
     }
 
+    /// A linearizable read without a round: the index that must be applied before it is served, if this
+    /// replica holds a lease at `now`; else ask with [`Raft::read`]. Changes nothing.
+    ///
+    /// The clock must be read for `now` after the read was asked. The rows may be read any time later:
+    /// what another leader commits after `now` need not be seen.
+    pub fn lease_read(&self, now: Time) -> Option<Index> {
+        match &self.state {
+            State::Leader(node) => node.lease_read(now),
+            _ => None,
+        }
+    }
+
     /// While paused, [`Ready::apply`] stays empty and nothing is fetched for it: a state machine that
     /// cannot go on must not make the shell hold the rest of the log. Commits go on.
     pub fn pause_apply(&mut self, paused: bool) {
@@ -184,14 +197,15 @@ impl Raft {
         }
     }
 
-    /// Gathers everything to be done. Cheap if nothing happened.
+    /// Gathers everything to be done. Cheap if nothing happened. `now` is read from the clock before
+    /// any of it is done: messages are sent at `now` or later.
     pub fn ready(&mut self, now: Time) -> Ready {
         if !self.core().stirred {
             return Ready::default();
         }
         self.core_mut().stirred = false;
         if let State::Leader(node) = &mut self.state {
-            node.begin_reads();
+            node.begin_reads(now);
             node.replicate(now);
             node.drive_transfer();
         }
@@ -235,12 +249,12 @@ impl Raft {
     /// What this replica is and knows. Allocates for a leader; not for the hot path.
     pub fn status(&self) -> Status {
         let core = self.core();
-        let (followers, transferring) = match &self.state {
+        let (followers, transferring, lease_until) = match &self.state {
             State::Leader(node) => {
                 let followers = node.role.followers.iter().map(Progress::status).collect();
-                (followers, node.transferring())
+                (followers, node.transferring(), node.lease())
             }
-            _ => (Vec::new(), None),
+            _ => (Vec::new(), None, None),
         };
         Status {
             id: core.id(),
@@ -258,6 +272,7 @@ impl Raft {
             needs_snapshot: core.rows.lost,
             installing: core.rows.installing(),
             transferring,
+            lease_until,
             cached_bytes: core.log.cached_bytes(),
             violations: core.violations,
             followers,

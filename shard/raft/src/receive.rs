@@ -3,7 +3,10 @@
 //!
 //! Rules of terms: a higher one turns the receiver into a follower, a lower one is answered with
 //! the present one. Two messages name a term that has not begun and are exempt: a pre-vote request
-//! and a granted answer to it. A replica that hears its leader does not listen to candidates.
+//! and a granted answer to it. A replica that hears its leader does not listen to candidates; with
+//! leases that is a promise, which outlives the leader and the term.
+
+use std::time::Duration;
 
 use crate::{
     core::VoteRequest,
@@ -28,6 +31,13 @@ impl Raft {
             return;
         }
         let term = message.term();
+        if let Message::RequestVote { pre, transfer, .. } = message
+            && (pre || !transfer)
+            && term >= core.term()
+            && core.has_promised(now)
+        {
+            return;
+        }
         if term > core.term() {
             match message {
                 Message::RequestVote { pre, transfer, .. }
@@ -85,6 +95,7 @@ impl Raft {
                 received: Index(0),
                 wants_snapshot: false,
                 may_lead: true,
+                promise: Duration::ZERO,
             },
             _ => return,
         };
@@ -94,10 +105,10 @@ impl Raft {
     /// A message of this term, or a pre-vote for a later one.
     fn dispatch(&mut self, now: Time, from: ReplicaId, message: Message) {
         match message {
-            Message::RequestVote { term, pre, last, .. } => {
+            Message::RequestVote { term, pre, transfer, last } => {
                 let follows = self.leader().is_some();
-                let request = VoteRequest { term, pre, last };
-                if self.core_mut().answer_vote_request(from, request, follows) {
+                let request = VoteRequest { term, pre, transfer, last };
+                if self.core_mut().answer_vote_request(now, from, request, follows) {
                     self.voted(now);
                 }
             }
@@ -126,10 +137,16 @@ impl Raft {
             }
             Message::TimeoutNow { .. } => self.timeout_now(now, from),
             Message::HeartbeatReply {
-                round, matched, received, wants_snapshot, may_lead, ..
+                round,
+                matched,
+                received,
+                wants_snapshot,
+                may_lead,
+                promise,
+                ..
             } => {
                 if let State::Leader(node) = &mut self.state {
-                    let wishes = Wishes { wants_snapshot, may_lead };
+                    let wishes = Wishes { wants_snapshot, may_lead, promise };
                     node.heartbeat_reply(now, from, round, matched, received, wishes);
                 }
             }

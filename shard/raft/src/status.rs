@@ -1,6 +1,6 @@
 //! What an onlooker may know.
 
-use crate::types::{Index, Position, ReplicaId, Role, Term};
+use crate::types::{Index, Position, ReplicaId, Role, Term, Time};
 
 /// A replica at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub struct Status {
     pub installing: Option<Position>,
     /// For a leader, to whom it is handing over.
     pub transferring: Option<ReplicaId>,
+    /// For a leader that may read without a round, until when. May be over; `Time::NEVER` if it
+    /// needs nobody else.
+    pub lease_until: Option<Time>,
     /// Bytes of entries held in memory.
     pub cached_bytes: usize,
     /// Messages dropped because no correct peer would have sent them.

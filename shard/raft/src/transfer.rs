@@ -61,6 +61,7 @@ impl Node<Leader> {
         if ready && !transfer.asked {
             transfer.asked = true;
             transfer.irrevocable = true;
+            self.role.asked_to_take_over = true;
             let term = self.core.term();
             self.core.send_now(transfer.to, Message::TimeoutNow { term });
         }

@@ -35,6 +35,7 @@ fn leader(now: Time) -> Raft {
         check_quorum: true,
         disk_stall_max: Duration::from_secs(1),
         may_lead: true,
+        leases: None,
         limits: Limits::default(),
     };
     let mut raft = Raft::new(options, Restored::default(), now);

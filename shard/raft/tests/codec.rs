@@ -1,6 +1,8 @@
 //! The encoding of messages: what goes in comes out, shared and not copied; what is damaged is
 //! refused without a panic.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use flotilla_raft::{AppendOutcome, DecodeError, Entry, Index, Message, Position, Round, Term};
 use proptest::prelude::*;
@@ -53,10 +55,17 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::Heartbeat { term, commit, round, answered }
             }
         ),
-        (term(), any::<u64>(), index(), index(), any::<bool>(), any::<bool>()).prop_map(
-            |(term, round, matched, received, wants_snapshot, may_lead)| {
-                let round = Round(round);
-                Message::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead }
+        (term(), any::<u64>(), index(), index(), any::<(bool, bool, u64)>()).prop_map(
+            |(term, round, matched, received, (wants_snapshot, may_lead, promise))| {
+                Message::HeartbeatReply {
+                    term,
+                    round: Round(round),
+                    matched,
+                    received,
+                    wants_snapshot,
+                    may_lead,
+                    promise: Duration::from_nanos(promise),
+                }
             }
         ),
         term().prop_map(|term| Message::TimeoutNow { term }),
@@ -172,9 +181,11 @@ fn layout_of_the_small_ones() {
         received,
         wants_snapshot: true,
         may_lead: false,
+        promise: Duration::from_nanos(300),
     };
     let mut expected = numbers(6, &[2, 3, 5, 6]);
     expected.extend([1, 0]);
+    expected.extend(&numbers(0, &[300])[1..]);
     assert_eq!(encode(&reply), expected);
     assert_eq!(encode(&Message::TimeoutNow { term }), numbers(7, &[2]));
 }

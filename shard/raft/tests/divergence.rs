@@ -27,6 +27,7 @@ impl Replica {
             check_quorum: true,
             disk_stall_max: Duration::from_secs(1),
             may_lead: true,
+            leases: None,
             limits: Limits::default(),
         };
         let restored = Restored {

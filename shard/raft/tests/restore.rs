@@ -32,6 +32,7 @@ fn options() -> Options {
         check_quorum: true,
         disk_stall_max: Duration::from_secs(1),
         may_lead: true,
+        leases: None,
         limits: Limits::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! The cluster that scripts drive: every message and every write waits until the script lets it
 //! go on. See `testscripts/README.md` for the commands.
 
+mod clock;
 mod disk;
 mod edges;
 mod inspect;
@@ -12,10 +13,11 @@ use std::{
 };
 
 use flotilla_raft::{
-    Envelope, Event, Fetch, Index, Limits, Options, Persist, Position, Raft, ReplicaId, Time,
+    Envelope, Event, Fetch, Index, Leases, Limits, Options, Persist, Position, Raft, ReplicaId,
 };
 
 use crate::show;
+use clock::Clock;
 use disk::Disk;
 
 struct Node {
@@ -25,6 +27,7 @@ struct Node {
     fetches: VecDeque<Fetch>,
     /// The swap that the replica asked for.
     install: Option<Position>,
+    clock: Clock,
     slow_disk: bool,
     slow_fetch: bool,
 }
@@ -76,6 +79,7 @@ impl Cluster {
                         writes: VecDeque::new(),
                         fetches: VecDeque::new(),
                         install: None,
+                        clock: Clock::true_at(self.now),
                         slow_disk: false,
                         slow_fetch: false,
                     };
@@ -99,7 +103,7 @@ impl Cluster {
             }
             ("read", [id]) => {
                 let id = number(id)?;
-                let now = Time(self.now);
+                let now = self.time_of(id);
                 let line = match self.raft(id)?.read(now) {
                     Ok(read) => format!("n{id} read {read}"),
                     Err(error) => format!("n{id} read refused: {error}"),
@@ -176,7 +180,8 @@ impl Cluster {
             }
             ("timeout", [id]) => {
                 let id = number(id)?;
-                self.now = self.raft(id)?.next_tick().0.max(self.now);
+                let due = self.raft(id)?.next_tick();
+                self.now = self.node(id)?.clock.when(due).max(self.now);
                 self.step(id, Event::Tick)
             }
             ("disk", [id, speed]) => {
@@ -237,8 +242,10 @@ impl Cluster {
             check_quorum: false,
             disk_stall_max: Duration::from_secs(1),
             may_lead: true,
+            leases: None,
             limits: Limits::default(),
         };
+        let (mut leases, mut drift_percent) = (false, 0);
         for option in &self.options {
             let (name, value) = option.split_once('=').unwrap_or((option, "0"));
             let value = number(value)? as usize;
@@ -246,6 +253,8 @@ impl Cluster {
             match name {
                 "pre-vote" => options.pre_vote = true,
                 "check-quorum" => options.check_quorum = true,
+                "leases" => leases = true,
+                "drift_percent" => drift_percent = value as u32,
                 "entry_bytes_max" => limits.entry_bytes_max = value,
                 "message_bytes_max" => limits.message_bytes_max = value,
                 "message_entries_max" => limits.message_entries_max = value,
@@ -259,19 +268,17 @@ impl Cluster {
                 other => return Err(format!("unknown option {other}")),
             }
         }
-        let now = Time(self.now);
+        options.leases =
+            leases.then_some(Leases { reads: true, clock_drift_max_ppm: drift_percent * 10_000 });
+        let now = self.time_of(id);
         let node = self.node(id)?;
         options.suspect = node.disk.suspect;
         node.raft = Some(Raft::new(options, node.disk.restored(), now));
         self.turn(id)
     }
 
-    fn time(&self) -> Time {
-        Time(self.now)
-    }
-
     fn step(&mut self, id: u64, event: Event) -> Outcome {
-        let now = Time(self.now);
+        let now = self.time_of(id);
         self.raft(id)?.step(now, event);
         self.turn(id)
     }
@@ -282,7 +289,7 @@ impl Cluster {
             Some((text, count)) => text.repeat(number(count)? as usize),
             None => payload.to_owned(),
         };
-        let now = Time(self.now);
+        let now = self.time_of(id);
         let outcome = self.raft(id)?.propose(now, payload.into());
         if let Err(error) = outcome {
             self.say(&format!("n{id} proposal refused: {error}"));
@@ -292,7 +299,7 @@ impl Cluster {
 
     fn turn(&mut self, id: u64) -> Outcome {
         loop {
-            let now = Time(self.now);
+            let now = self.time_of(id);
             let ready = self.raft(id)?.ready(now);
             if let Some(change) = ready.role_changed {
                 let leader = match change.leader {
@@ -362,7 +369,7 @@ impl Cluster {
 
     /// Makes writes durable and says so.
     fn sync(&mut self, id: u64, count: usize) -> Outcome {
-        let now = Time(self.now);
+        let now = self.time_of(id);
         let node = self.node(id)?;
         let count = count.min(node.writes.len());
         for write in node.writes.drain(..count) {
@@ -422,7 +429,8 @@ impl Cluster {
         let end = self.now + time_ms * 1_000_000;
         loop {
             let due = self.nodes.iter().filter_map(|(id, node)| {
-                Some((node.raft.as_ref()?.next_tick().0.max(self.now), *id))
+                let due = node.raft.as_ref()?.next_tick();
+                Some((node.clock.when(due).max(self.now), *id))
             });
             match due.min() {
                 Some((due, id)) if due <= end => {

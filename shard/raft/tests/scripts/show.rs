@@ -1,6 +1,8 @@
 //! How messages and effects look in a transcript, and the same backwards for messages that a
 //! script injects.
 
+use std::time::Duration;
+
 use flotilla_raft::{AppendOutcome, Entry, HardState, Index, Message, Position, Round, Term};
 
 pub fn entries(entries: &[Entry]) -> String {
@@ -50,11 +52,24 @@ pub fn message(message: &Message) -> String {
         Message::Heartbeat { term, commit, round, answered } => {
             format!("heartbeat term={term} commit={commit} round={round} answered={answered}")
         }
-        Message::HeartbeatReply { term, round, matched, received, wants_snapshot, may_lead } => {
+        Message::HeartbeatReply {
+            term,
+            round,
+            matched,
+            received,
+            wants_snapshot,
+            may_lead,
+            promise,
+        } => {
             let wants = if *wants_snapshot { " wants-snapshot" } else { "" };
             let may = if *may_lead { "" } else { " may-not-lead" };
+            let promise = match promise.as_millis() {
+                0 => String::new(),
+                promise => format!(" promise={promise}ms"),
+            };
             format!(
-                "alive term={term} round={round} matched={matched} received={received}{wants}{may}"
+                "alive term={term} round={round} matched={matched} received={received}{wants}{may}\
+                 {promise}"
             )
         }
         Message::TimeoutNow { term } => format!("timeout-now term={term}"),
@@ -123,6 +138,10 @@ pub fn parse(text: &str) -> Result<Message, String> {
             received: Index(number("received")?),
             wants_snapshot: text.contains(" wants-snapshot"),
             may_lead: !text.contains(" may-not-lead"),
+            promise: field("promise")
+                .ok()
+                .and_then(|text| text.strip_suffix("ms")?.parse().ok())
+                .map_or(Duration::ZERO, Duration::from_millis),
         },
         "timeout-now" => Message::TimeoutNow { term },
         other => return Err(format!("no message is called {other:?}")),

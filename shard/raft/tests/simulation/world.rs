@@ -332,6 +332,7 @@ impl World {
             check_quorum,
             disk_stall_max: Duration::from_secs(1),
             may_lead: true,
+            leases: None,
             limits: limits(),
         };
         machine.raft = Some(Raft::new(options, restored, Time(self.now)));

@@ -1,4 +1,4 @@
-//! Commands about snapshots, lost rows, and who may lead.
+//! Commands about snapshots, lost rows, leases, and who may lead.
 
 use flotilla_raft::{Event, Position, ReplicaId};
 
@@ -14,6 +14,8 @@ impl Cluster {
                 self.step(number(id)?, Event::Transfer { to })
             }
             ("may-lead", [id, may]) => self.step(number(id)?, Event::MayLead(*may == "yes")),
+            ("lease-read", [id]) => self.lease_read(id),
+            ("clock", [id, percent]) => self.set_speed(number(id)?, number(percent)?),
             ("rows-lost", [id]) => {
                 let id = number(id)?;
                 self.node(id)?.disk.needs_snapshot = true;
@@ -31,7 +33,7 @@ impl Cluster {
                 let (id, position) = (number(id)?, show::position(at)?);
                 let raft = self.raft(id)?;
                 let wanted = raft.wants_snapshot_at(position);
-                let now = self.time();
+                let now = self.time_of(id);
                 let raft = self.raft(id)?;
                 raft.step(now, Event::SnapshotReceived(position));
                 let taken = raft.installing() == Some(position);

@@ -34,14 +34,22 @@ pub struct ProbeDiskArgs {
 ///
 /// If the directory cannot be written.
 pub fn run(args: &ProbeDiskArgs) -> anyhow::Result<()> {
-    let (latencies, elapsed) = probe(&args.directory, Duration::from_secs(args.seconds))?;
+    let (latencies, elapsed) = probe(&args.directory, Duration::from_secs(args.seconds), u64::MAX)?;
     println!("write + fdatasync of 4 KiB, file preallocated and written before, one at a time");
     println!("{}\n{}", head(), row("sync", &latencies.summary(), elapsed));
     Ok(())
 }
 
-/// The latencies, and how long it took to gather them.
-fn probe(directory: &Path, duration: Duration) -> anyhow::Result<(Latencies, Duration)> {
+/// The latencies of at most `samples` writes within `duration`, and how long it took to gather them.
+///
+/// # Errors
+///
+/// If the directory cannot be written.
+pub fn probe(
+    directory: &Path,
+    duration: Duration,
+    samples: u64,
+) -> anyhow::Result<(Latencies, Duration)> {
     let file = tempfile::Builder::new()
         .prefix("flotilla-probe-")
         .tempfile_in(directory)
@@ -57,7 +65,7 @@ fn probe(directory: &Path, duration: Duration) -> anyhow::Result<(Latencies, Dur
     let mut latencies = Latencies::new();
     let started = Instant::now();
     let deadline = started + duration;
-    for number in 0_u64.. {
+    for number in 0..samples {
         block[..8].copy_from_slice(&number.to_le_bytes());
         let begin = Instant::now();
         if begin >= deadline {
@@ -77,9 +85,9 @@ mod tests {
     #[test]
     fn a_probe_syncs_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let (latencies, _) = probe(directory.path(), Duration::from_millis(50)).unwrap();
-        assert!(latencies.count() > 0);
+        let (latencies, _) = probe(directory.path(), Duration::from_secs(60), 20).unwrap();
+        assert_eq!(latencies.count(), 20);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        assert!(probe(&directory.path().join("missing"), Duration::ZERO).is_err());
+        assert!(probe(&directory.path().join("missing"), Duration::ZERO, 1).is_err());
     }
 }

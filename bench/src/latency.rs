@@ -43,9 +43,33 @@ impl Latencies {
         self.histogram.saturating_record(nanos);
     }
 
+    /// Adds `count` that are alike.
+    pub fn record_many(&mut self, latency: Duration, count: u64) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.histogram.saturating_record_n(nanos, count);
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.histogram.reset();
+    }
+
+    /// `quantile` of them were at most this; milliseconds, 0 without any.
+    pub fn quantile_ms(&self, quantile: f64) -> f64 {
+        match self.count() {
+            0 => 0.0,
+            _ => self.histogram.value_at_quantile(quantile) as f64 / 1e6,
+        }
+    }
+
     /// Adds those of `other`.
     pub fn merge(&mut self, other: &Latencies) {
         self.histogram.add(&other.histogram).expect("all have the same bounds");
+    }
+
+    /// All of them, in nanoseconds.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
     }
 
     /// How many there are.

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// The moment of an event, by every clock that matters.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// Monotonic, for Raft.
+    /// Monotonic, for Raft: read after the event, and before any of its effects is performed.
     pub time: Time,
     /// The same moment, for deadlines.
     pub instant: Instant,
@@ -41,9 +41,9 @@ pub struct Conditions {
     pub is_memory_full: bool,
     /// Bytes of log that each replica may keep for others without asking.
     pub log_share_bytes: u64,
-    /// Of 1,000 bytes of log that a replica keeps for others, how many it may go on keeping: below
-    /// 1,000 when all replicas of the node together keep too much.
-    pub log_keep_permille: u64,
+    /// Most bytes of log that a replica may keep, whoever needs them; `u64::MAX` unless all replicas
+    /// of the node together keep too much.
+    pub log_keep_bytes: u64,
     /// Most bytes of log that a replica holds in memory.
     pub log_cache_bytes_max: u64,
 }
@@ -55,7 +55,7 @@ impl Default for Conditions {
             is_disk_full: false,
             is_memory_full: false,
             log_share_bytes: u64::MAX,
-            log_keep_permille: 1000,
+            log_keep_bytes: u64::MAX,
             log_cache_bytes_max: 1 << 20,
         }
     }
@@ -82,11 +82,15 @@ pub enum Event {
     RowsRead {
         /// Names the question.
         serial: u64,
+        /// Which rows were looked at: see [`Shard::generation`](flotilla_storage::store::Shard::generation).
+        generation: u64,
         /// Their rows, or why they cannot be read.
         rows: Result<Fetched, RowsUnread>,
     },
     /// A row that was read for a client fails its checksum.
     ReadDamaged {
+        /// Which rows were read.
+        generation: u64,
         /// Who asked.
         reply: Reply,
         /// Which row, in words.
@@ -116,7 +120,10 @@ pub enum Event {
     /// News from the snapshot service.
     Snapshot(SnapshotEvent),
     /// The replica's rows turned out to be damaged.
-    RowsLost,
+    RowsLost {
+        /// Which: a snapshot may have taken their place since.
+        generation: u64,
+    },
     /// A leader shall hand over: to the replica on this node, or to whichever can follow best.
     Transfer(Option<NodeId>),
     /// Whether this node may lead anything.
@@ -236,6 +243,10 @@ pub struct Effects {
     pub snapshots: Vec<SnapshotOrder>,
     /// Durations to be observed by the metrics.
     pub observed: Vec<Observed>,
+    /// Linearizable reads that a lease vouches for.
+    pub reads_by_lease: u64,
+    /// Linearizable reads for which others were asked.
+    pub reads_by_round: u64,
 }
 
 /// How long the stations of an answered request took.

@@ -20,6 +20,7 @@ pub(crate) use slot::{Load, Slot};
 
 use crate::actor::{Bag, Close, ReplicaActor};
 use crate::budget::Budget;
+use crate::clock;
 use crate::descriptor::NodeId;
 use crate::effects::{self, Effects, Event, Now};
 use crate::lanes::Shared;
@@ -30,7 +31,7 @@ use crate::replica::{Replica, ReplicaStart};
 use crate::request::Refusal;
 use crate::snapshot::SnapshotHandle;
 use actix::Actor;
-use flotilla_raft::{Ticket, Time};
+use flotilla_raft::Ticket;
 use flotilla_storage::GroupId;
 use flotilla_storage::journal::{JournalHandle, JournalReader};
 use flotilla_storage::store::{CheckpointHandle, ReadPool};
@@ -70,7 +71,6 @@ pub(crate) struct Lane {
     number: usize,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
-    started: Instant,
     wiring: RefCell<Option<Wiring>>,
     slots: RefCell<HashMap<GroupId, Rc<Slot>>>,
     effects: RefCell<Effects>,
@@ -91,7 +91,6 @@ impl Lane {
             number,
             inbox,
             shared,
-            started: Instant::now(),
             wiring: RefCell::new(None),
             slots: RefCell::default(),
             effects: RefCell::default(),
@@ -116,7 +115,7 @@ impl Lane {
         let instant = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now {
-            time: Time(u64::try_from((instant - self.started).as_nanos()).unwrap_or(u64::MAX)),
+            time: clock::now(),
             instant,
             wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
             conditions: self.shared.conditions(),
@@ -174,9 +173,11 @@ impl Lane {
                 }
             }
             Mail::LogRead { group, from, entries } => bag(group, Event::LogRead { from, entries }),
-            Mail::RowsRead { group, serial, rows } => bag(group, Event::RowsRead { serial, rows }),
-            Mail::ReadDamaged { group, reply, error } => {
-                bag(group, Event::ReadDamaged { reply, error });
+            Mail::RowsRead { group, serial, generation, rows } => {
+                bag(group, Event::RowsRead { serial, generation, rows });
+            }
+            Mail::ReadDamaged { group, generation, reply, error } => {
+                bag(group, Event::ReadDamaged { generation, reply, error });
             }
             Mail::Expired { group, keys, rest } => bag(group, Event::Expired { keys, rest }),
             Mail::Unreachable(node) => {
@@ -200,7 +201,9 @@ impl Lane {
             Mail::Transfer { group, to } => bag(group, Event::Transfer(to)),
             Mail::Snapshot(event) => bag(event.group(), Event::Snapshot(*event)),
             Mail::RowsLost(groups) => {
-                groups.into_iter().for_each(|group| bag(group, Event::RowsLost));
+                for (group, generation) in groups {
+                    bag(group, Event::RowsLost { generation });
+                }
             }
             Mail::Open(wiring, replicas, opened) => {
                 self.open(*wiring, replicas);

@@ -13,9 +13,11 @@
 
 mod completion;
 mod control;
+mod log_sizes;
 mod shared;
 
 pub use completion::LaneCompletion;
+pub(crate) use log_sizes::LogSizes;
 pub(crate) use shared::Shared;
 
 use crate::descriptor::{Descriptor, NodeId};
@@ -46,7 +48,8 @@ pub struct LaneOptions {
     pub memtable_bytes_max: u64,
     /// And when the last time was this long ago.
     pub checkpoint_age_max: Duration,
-    /// How many bytes of log all replicas together keep for followers that lag behind.
+    /// How many bytes of log all replicas together keep for followers that lag behind. Fewer while
+    /// the files of the journal take more than they should.
     pub log_retain_bytes: u64,
 }
 
@@ -93,7 +96,8 @@ impl Lanes {
     /// Lets the replicas live, each on its lane. Returns when all of them do.
     pub async fn open(&self, wiring: Wiring, replicas: Vec<ReplicaStart>) {
         let _ = self.inner.snapshots.set(wiring.snapshots.clone());
-        self.inner.shared.count_in(&wiring.budget, &wiring.metrics);
+        let (journal, checkpoints) = (wiring.journal.health(), wiring.checkpoints.clone());
+        self.inner.shared.count_in(&wiring.budget, &wiring.metrics, journal, Some(checkpoints));
         let mut by_lane: Vec<Vec<ReplicaStart>> =
             self.inner.inboxes.iter().map(|_| Vec::new()).collect();
         for start in replicas {

@@ -23,7 +23,7 @@ const SCANNED_BYTES_MAX: usize = 256 << 10;
 pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects: Effects) {
     let Effects { journal, parcels, log_reads, .. } = effects;
     let Effects { row_reads, cold_reads, expired_scans, .. } = effects;
-    let Effects { frozen, snapshots, observed, .. } = effects;
+    let Effects { frozen, snapshots, observed, reads_by_lease, reads_by_round, .. } = effects;
     if !journal.is_empty() {
         wiring.journal.submit(lane, journal);
     }
@@ -43,6 +43,8 @@ pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects:
     }
     snapshots.into_iter().for_each(|order| ask_snapshots(wiring, order));
     observe(wiring, &observed);
+    wiring.metrics.reads_by_lease.inc_by(reads_by_lease);
+    wiring.metrics.reads_by_round.inc_by(reads_by_round);
 }
 
 fn ask_snapshots(wiring: &Wiring, order: SnapshotOrder) {
@@ -77,6 +79,7 @@ fn read_rows(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<RowRead>) {
     let inbox = inbox.clone();
     wiring.pool.spawn(move || {
         for RowRead { group, serial, view, keys } in reads {
+            let generation = view.generation();
             let rows: Result<Fetched, RowsUnread> = keys
                 .into_iter()
                 .map(|key| match view.get(&key) {
@@ -87,7 +90,7 @@ fn read_rows(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<RowRead>) {
                     Err(error) => Err(RowsUnread::Unavailable(error.to_string())),
                 })
                 .collect();
-            inbox.put(Mail::RowsRead { group, serial, rows });
+            inbox.put(Mail::RowsRead { group, serial, generation, rows });
         }
     });
 }
@@ -110,7 +113,7 @@ fn search_expired(inbox: &Arc<Inbox>, wiring: &Wiring, scan: ExpiredScan) {
             }
             Err(error @ StoreError::Corrupt { .. }) => {
                 tracing::error!(group = group.0, %error, "found while searching expired rows");
-                inbox.put(Mail::RowsLost(vec![group]));
+                inbox.put(Mail::RowsLost(vec![(group, view.generation())]));
                 (Vec::new(), None)
             }
             Err(error) => {
@@ -149,8 +152,9 @@ fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
             metrics.read_duration.observe(read.entered.elapsed().as_secs_f64());
             if let Err(Refusal::Corrupt(error)) = result {
                 // The replica knows whether another one could answer.
-                let ColdRead { group, reply, .. } = read;
-                inbox.put(Mail::ReadDamaged { group, reply, error });
+                let ColdRead { group, view, reply, .. } = read;
+                let generation = view.generation();
+                inbox.put(Mail::ReadDamaged { group, generation, reply, error });
                 continue;
             }
             match read.reply {

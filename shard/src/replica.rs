@@ -7,8 +7,8 @@
 //! Invariants:
 //!
 //! * A write is answered with its outcome only after its entry was committed and applied here.
-//! * A read is answered only after Raft confirmed the leadership since the read arrived and
-//!   everything committed by then is applied.
+//! * A read is answered only after Raft vouched for the leadership since the read arrived, by a round or
+//!   by a lease, and everything committed by then is applied.
 //! * Every request is answered once. A refusal that does not say `maybe_committed` certifies that
 //!   nothing happened.
 //! * A frozen memtable leaves for the checkpoint only when the journal holds everything applied
@@ -159,7 +159,7 @@ impl Replica {
             rows_lost,
             status: Arc::new(PublishedStatus::default()),
         };
-        replica.publish();
+        replica.publish(now.time);
         if suspect {
             replica.status.suspect();
         }
@@ -246,9 +246,9 @@ impl Replica {
                 };
                 self.raft.step(now.time, event);
             }
-            Event::RowsRead { serial, rows } => match rows {
+            Event::RowsRead { serial, generation, rows } => match rows {
                 Err(RowsUnread::Damaged(error)) if self.has_others() => {
-                    self.lose_rows(now, &error, effects);
+                    self.rows_damaged(now, generation, &error, effects);
                 }
                 Err(RowsUnread::Damaged(error)) => {
                     tracing::error!(group = self.group.0, %error, "a command met a damaged row");
@@ -256,7 +256,9 @@ impl Replica {
                 }
                 rows => self.applying.fetched(serial, rows.map_err(|error| error.to_string())),
             },
-            Event::ReadDamaged { reply, error } => self.read_damaged(now, reply, error, effects),
+            Event::ReadDamaged { generation, reply, error } => {
+                self.read_damaged(now, generation, reply, error, effects);
+            }
             Event::Unreachable(node) => {
                 if let Some(replica) = self.machine.descriptor().replica_on(node) {
                     self.raft.step(now.time, raft::Event::Unreachable(replica));
@@ -273,7 +275,9 @@ impl Replica {
             Event::Checkpointed(position) => self.checkpointed(now, position, effects),
             Event::Trim => self.compact(now, effects),
             Event::Snapshot(event) => self.snapshot_event(now, event, effects),
-            Event::RowsLost => self.lose_rows(now, "a checkpoint found damaged rows", effects),
+            Event::RowsLost { generation } => {
+                self.rows_damaged(now, generation, "the store found damaged rows", effects);
+            }
             Event::Transfer(to) => self.transfer(now, to),
             Event::MayLead(may_lead) => self.may_lead(now, may_lead),
             Event::Reap => self.reap(now, effects),
@@ -308,7 +312,7 @@ impl Replica {
         }
         self.serve_reads(now, effects);
         self.hand_over_frozen(effects);
-        self.publish();
+        self.publish(now.time);
     }
 
     /// Answers everybody who still waits: the node is stopping.
@@ -352,8 +356,8 @@ impl Replica {
         }
     }
 
-    fn publish(&mut self) {
-        self.status.publish(&self.raft, &self.machine, self.applying.applied().index);
+    fn publish(&mut self, now: Time) {
+        self.status.publish(now, &self.raft, &self.machine, self.applying.applied().index);
         self.status.publish_rows(self.rows_lost, self.raft.installing().is_some());
         self.status.publish_pending(!self.pending.is_empty() || !self.at_the_door.is_empty());
     }

@@ -13,7 +13,7 @@ mod snapshots;
 
 use bytes::Bytes;
 use common::{Group, put};
-use flotilla_shard::effects::{Event, RowsUnread};
+use flotilla_shard::effects::{Event, RowRead, RowsUnread};
 use flotilla_shard::*;
 use std::time::Duration;
 
@@ -192,6 +192,11 @@ fn a_parked_group_takes_nothing_more_to_apply() {
     }
 }
 
+fn unread(read: &RowRead, error: &str) -> Event {
+    let rows = Err(RowsUnread::Unavailable(error.into()));
+    Event::RowsRead { serial: read.serial, generation: read.view.generation(), rows }
+}
+
 #[test]
 fn a_failed_row_read_is_asked_again() {
     let mut group = Group::new(1);
@@ -202,14 +207,8 @@ fn a_failed_row_read_is_asked_again() {
     let mut waiter = group.ask(leader, add("n", 1));
     group.settle();
     let read = group.member(leader).held_reads.pop().expect("a row was asked for");
-    group.event(
-        leader,
-        Event::RowsRead { serial: read.serial, rows: Err(RowsUnread::Unavailable("EIO".into())) },
-    );
-    group.event(
-        leader,
-        Event::RowsRead { serial: read.serial, rows: Err(RowsUnread::Unavailable("late".into())) },
-    );
+    group.event(leader, unread(&read, "EIO"));
+    group.event(leader, unread(&read, "late"));
     group.settle();
     assert!(group.member(leader).held_reads.is_empty(), "not before time has passed");
     group.member(leader).reads_held = false;

@@ -23,17 +23,39 @@ pub(crate) enum Mail {
     Messages(Vec<GroupMessage>),
     Durable(Vec<(GroupId, u64)>),
     Checkpointed(Vec<(GroupId, Position)>),
-    LogRead { group: GroupId, from: u64, entries: Option<Vec<LogEntry>> },
-    RowsRead { group: GroupId, serial: u64, rows: Result<Fetched, RowsUnread> },
-    ReadDamaged { group: GroupId, reply: Reply, error: String },
-    Expired { group: GroupId, keys: Vec<Bytes>, rest: Option<KeyRange> },
+    LogRead {
+        group: GroupId,
+        from: u64,
+        entries: Option<Vec<LogEntry>>,
+    },
+    RowsRead {
+        group: GroupId,
+        serial: u64,
+        generation: u64,
+        rows: Result<Fetched, RowsUnread>,
+    },
+    ReadDamaged {
+        group: GroupId,
+        generation: u64,
+        reply: Reply,
+        error: String,
+    },
+    Expired {
+        group: GroupId,
+        keys: Vec<Bytes>,
+        rest: Option<KeyRange>,
+    },
     Unreachable(NodeId),
     Suspected(Vec<GroupId>),
     FreezeAll,
     MayLead(bool),
-    Transfer { group: GroupId, to: Option<NodeId> },
+    Transfer {
+        group: GroupId,
+        to: Option<NodeId>,
+    },
     Snapshot(Box<SnapshotEvent>),
-    RowsLost(Vec<GroupId>),
+    /// Of these groups, the rows of this generation.
+    RowsLost(Vec<(GroupId, u64)>),
     Close(oneshot::Sender<()>),
 }
 

@@ -2,6 +2,7 @@
 
 use crate::actor::ReplicaActor;
 use crate::effects::Now;
+use crate::lanes::LogSizes;
 use crate::replica::Replica;
 use crate::status::PublishedStatus;
 use actix::Addr;
@@ -82,11 +83,10 @@ pub(crate) struct Load {
     pub(crate) pressure_bytes: u64,
     /// Rows above the store.
     pub(crate) memtable_bytes: u64,
-    /// Log in the journal.
-    pub(crate) log_bytes: u64,
+    /// Logs in the journal.
+    pub(crate) logs: LogSizes,
     /// Log in memory.
     pub(crate) log_cache_bytes: u64,
-    pub(crate) groups: u64,
 }
 
 impl std::ops::Add for Load {
@@ -96,9 +96,8 @@ impl std::ops::Add for Load {
         Load {
             pressure_bytes: self.pressure_bytes + other.pressure_bytes,
             memtable_bytes: self.memtable_bytes + other.memtable_bytes,
-            log_bytes: self.log_bytes + other.log_bytes,
+            logs: self.logs + other.logs,
             log_cache_bytes: self.log_cache_bytes + other.log_cache_bytes,
-            groups: self.groups + other.groups,
         }
     }
 }
@@ -107,8 +106,7 @@ impl Load {
     pub(super) fn take_in(&mut self, slot: &Slot) {
         self.pressure_bytes += slot.pressure_bytes.get();
         self.memtable_bytes += slot.status.memory_bytes();
-        self.log_bytes += slot.log_bytes.get();
+        self.logs.count(slot.log_bytes.get());
         self.log_cache_bytes += slot.log_cache_bytes.get();
-        self.groups += 1;
     }
 }

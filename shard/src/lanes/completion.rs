@@ -63,7 +63,7 @@ impl CheckpointCompletion for LaneCompletion {
         self.shared.halt(&format!("the store failed: {error}"));
     }
 
-    fn damaged(&self, groups: &[GroupId]) {
+    fn damaged(&self, groups: &[(GroupId, u64)]) {
         self.inbox.put(Mail::RowsLost(groups.to_vec()));
     }
 

@@ -16,6 +16,8 @@ use crate::metrics::ShardMetrics;
 use crate::status::{PublishedStatus, SharedStatus};
 use arc_swap::ArcSwap;
 use flotilla_storage::GroupId;
+use flotilla_storage::journal::JournalHealth;
+use flotilla_storage::store::CheckpointHandle;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{
@@ -28,8 +30,14 @@ use std::time::Instant;
 /// Writes are refused when memtables hold this many times what they should.
 const MEMTABLES_MAX: u64 = 3;
 
-/// Over the retain budget, logs are cut to a little less than it: not again at each checkpoint.
-const LOG_TARGET_PERMILLE: u64 = 900;
+/// When logs reach this part of the retain budget they are cut, to a little less than it: not again
+/// at each checkpoint, and never beyond the budget in between.
+const LOG_LIMIT_PERMILLE: u64 = 900;
+const LOG_TARGET_PERMILLE: u64 = 800;
+
+/// While the journal's files are too large and there is too little in them to free, logs are cut to
+/// this part of what the files may take: then a third of the files is dead, and can be freed.
+const LOG_OF_FILES_PERMILLE: u64 = 500;
 
 /// The caches of all logs together may hold this part of the node's budget, and a quarter of it
 /// when the budget is nearly used up.
@@ -45,6 +53,21 @@ struct Accounts {
     memtables: Account,
     log_caches: Account,
     metrics: ShardMetrics,
+    journal: Arc<JournalHealth>,
+    checkpoints: Option<CheckpointHandle>,
+    /// Of merged memtables, as counted last.
+    merged_bytes: AtomicU64,
+}
+
+impl Accounts {
+    /// Memtables that were merged and stay readable take memory too, if under a limit of their own.
+    fn count_merged(&self) {
+        let Some(checkpoints) = &self.checkpoints else { return };
+        let bytes = checkpoints.merged_bytes();
+        let before = self.merged_bytes.swap(bytes, Relaxed);
+        self.memtables.add(bytes);
+        self.memtables.sub(before);
+    }
 }
 
 /// What lanes and other threads share.
@@ -63,7 +86,7 @@ pub(crate) struct Shared {
     pub(super) is_disk_full: AtomicBool,
     is_memory_full: AtomicBool,
     log_share_bytes: AtomicU64,
-    log_keep_permille: AtomicU64,
+    log_keep_bytes: AtomicU64,
     log_cache_bytes_max: AtomicU64,
     is_cache_over: AtomicBool,
     /// What speaks against leading.
@@ -86,7 +109,7 @@ impl Shared {
             is_disk_full: AtomicBool::new(false),
             is_memory_full: AtomicBool::new(false),
             log_share_bytes: AtomicU64::new(options.log_retain_bytes),
-            log_keep_permille: AtomicU64::new(1000),
+            log_keep_bytes: AtomicU64::new(u64::MAX),
             log_cache_bytes_max: AtomicU64::new(LOG_CACHE_BYTES_MAX),
             is_cache_over: AtomicBool::new(false),
             forbidden: Mutex::default(),
@@ -95,12 +118,21 @@ impl Shared {
     }
 
     /// From now on what lanes hold is counted there.
-    pub(super) fn count_in(&self, budget: &Budget, metrics: &ShardMetrics) {
+    pub(super) fn count_in(
+        &self,
+        budget: &Budget,
+        metrics: &ShardMetrics,
+        journal: Arc<JournalHealth>,
+        checkpoints: Option<CheckpointHandle>,
+    ) {
         let accounts = Accounts {
             budget: budget.clone(),
             memtables: budget.account(Part::Memtables),
             log_caches: budget.account(Part::LogCaches),
             metrics: metrics.clone(),
+            journal,
+            checkpoints,
+            merged_bytes: AtomicU64::new(0),
         };
         assert!(self.accounts.set(accounts).is_ok(), "lanes are opened once");
     }
@@ -153,14 +185,14 @@ impl Shared {
             is_disk_full: self.is_disk_full.load(Relaxed),
             is_memory_full: self.is_memory_full.load(Relaxed),
             log_share_bytes: self.log_share_bytes.load(Relaxed),
-            log_keep_permille: self.log_keep_permille.load(Relaxed),
+            log_keep_bytes: self.log_keep_bytes.load(Relaxed),
             log_cache_bytes_max: self.log_cache_bytes_max.load(Relaxed),
         }
     }
 
     /// True while all replicas together hold more for others than they should.
     pub(crate) fn must_trim(&self) -> bool {
-        self.log_keep_permille.load(Relaxed) < 1000 || self.is_cache_over.load(Relaxed)
+        self.log_keep_bytes.load(Relaxed) < u64::MAX || self.is_cache_over.load(Relaxed)
     }
 
     pub(crate) fn freeze_generation(&self) -> u64 {
@@ -193,17 +225,22 @@ impl Shared {
         let memtables_max = self.options.memtable_bytes_max.saturating_mul(MEMTABLES_MAX);
         self.is_memory_full.store(sum.memtable_bytes > memtables_max, Relaxed);
         let retain = self.options.log_retain_bytes;
-        self.log_share_bytes.store(retain / sum.groups.max(1), Relaxed);
-        let keep_permille = if sum.log_bytes > retain {
-            let kept = u128::from(retain) * u128::from(LOG_TARGET_PERMILLE);
-            u64::try_from(kept / u128::from(sum.log_bytes)).unwrap_or(1000)
-        } else {
-            1000
-        };
-        self.log_keep_permille.store(keep_permille, Relaxed);
+        self.log_share_bytes.store(retain / sum.logs.groups().max(1), Relaxed);
+        let log_bytes = sum.logs.total_bytes();
+        let mut line = u64::MAX;
+        if log_bytes > permille(retain, LOG_LIMIT_PERMILLE) {
+            line = sum.logs.water_line(permille(retain, LOG_TARGET_PERMILLE));
+        }
+        let files_max = self.accounts.get().and_then(|accounts| accounts.journal.oversized());
+        if let Some(files_max) = files_max {
+            line = line.min(sum.logs.water_line(permille(files_max, LOG_OF_FILES_PERMILLE)));
+        }
+        self.log_keep_bytes.store(line, Relaxed);
         let Some(accounts) = self.accounts.get() else { return };
-        accounts.metrics.log_bytes.set(i64::try_from(sum.log_bytes).unwrap_or(i64::MAX));
+        accounts.metrics.log_bytes.set(i64::try_from(log_bytes).unwrap_or(i64::MAX));
+        accounts.count_merged();
         let budget = &accounts.budget;
+        budget.sample(Instant::now());
         accounts.metrics.show(budget);
         let pressed = budget.total_bytes() > budget.bytes_max() / 4 * 3;
         let part = if pressed { LOG_CACHES_PART * 4 } else { LOG_CACHES_PART };
@@ -238,8 +275,13 @@ impl Shared {
     }
 }
 
+fn permille(bytes: u64, permille: u64) -> u64 {
+    u64::try_from(u128::from(bytes) * u128::from(permille) / 1000).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::LogSizes;
     use super::*;
     use std::time::Duration;
 
@@ -274,18 +316,24 @@ mod tests {
     }
 
     #[test]
-    fn logs_over_the_budget_are_cut_in_proportion_and_full_memtables_close_the_door() {
+    fn logs_over_the_budget_are_cut_and_full_memtables_close_the_door() {
         let shared = shared(2);
-        let load = Load { log_bytes: 400, groups: 2, memtable_bytes: 150, ..Load::default() };
+        let logs = |sizes: [u64; 2]| {
+            let mut logs = LogSizes::default();
+            sizes.iter().for_each(|bytes| logs.count(*bytes));
+            logs
+        };
+        let load = Load { logs: logs([200; 2]), memtable_bytes: 150, ..Load::default() };
         shared.report(1, load, false);
         shared.report(0, load, false);
         let conditions = shared.conditions();
-        assert_eq!((conditions.log_keep_permille, conditions.log_share_bytes), (1000, 250));
+        assert_eq!((conditions.log_keep_bytes, conditions.log_share_bytes), (u64::MAX, 250));
         assert!(!conditions.is_memory_full && !shared.must_trim());
-        shared.report(1, Load { log_bytes: 1400, memtable_bytes: 151, ..load }, false);
+        let logs = logs([200, 1200]);
+        shared.report(1, Load { logs, memtable_bytes: 151, ..load }, false);
         shared.report(0, load, false);
         let conditions = shared.conditions();
-        assert_eq!(conditions.log_keep_permille, 500, "half of 1,800 is a little less than 1,000");
+        assert_eq!(conditions.log_keep_bytes, 200, "a quarter of eight tenths of 1,000");
         assert!(conditions.is_memory_full && shared.must_trim());
     }
 
@@ -293,7 +341,7 @@ mod tests {
     fn caches_of_logs_give_way_and_come_back() {
         let shared = shared(1);
         let budget = Budget::new(8 << 20);
-        shared.count_in(&budget, &ShardMetrics::new());
+        shared.count_in(&budget, &ShardMetrics::new(), Arc::default(), None);
         shared.report(0, Load { log_cache_bytes: 2 << 20, ..Load::default() }, false);
         assert_eq!(budget.part_bytes(Part::LogCaches), 2 << 20);
         assert_eq!(shared.conditions().log_cache_bytes_max, LOG_CACHE_BYTES_MAX / 2);

@@ -120,8 +120,9 @@ impl Replica {
                     self.raft.step(now.time, raft::Event::SnapshotFailed { to });
                 }
             }
-            SnapshotEvent::ExportDamaged { .. } => {
-                self.lose_rows(now, "rows that were to be sent fail their checksum", effects);
+            SnapshotEvent::ExportDamaged { generation, .. } => {
+                let reason = "rows that were to be sent fail their checksum";
+                self.rows_damaged(now, generation, reason, effects);
             }
             SnapshotEvent::Offered { transfer, from, to, position, .. } => {
                 let wanted = to == self.id && self.would_take(position);
@@ -219,9 +220,25 @@ impl Replica {
         }
     }
 
+    /// Rows of `generation` were found damaged. What was found late, of rows that a snapshot has
+    /// replaced meanwhile, says nothing about those in their place.
+    pub(super) fn rows_damaged(
+        &mut self,
+        now: &Now,
+        generation: u64,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
+        if generation < self.machine.shard().generation() {
+            tracing::info!(group = self.group.0, reason, "damaged rows were replaced meanwhile");
+            return;
+        }
+        self.lose_rows(now, reason, effects);
+    }
+
     /// The rows are damaged. Whoever waits is sent elsewhere, and the group's leader sends new
     /// ones. Without other replicas nobody could: what can be read is served.
-    pub(super) fn lose_rows(&mut self, now: &Now, reason: &str, effects: &mut Effects) {
+    fn lose_rows(&mut self, now: &Now, reason: &str, effects: &mut Effects) {
         if !self.has_others() {
             tracing::error!(group = self.group.0, reason, "rows are damaged and have no replica");
             return;

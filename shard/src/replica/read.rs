@@ -2,8 +2,11 @@
 //!
 //! Invariants:
 //!
-//! * A linearizable read is served only after Raft confirmed the leadership since it arrived, and
+//! * A linearizable read is served only after Raft vouched for the leadership since it arrived, and
 //!   everything committed by then is applied.
+//! * A lease is looked at with a clock that was read after the read had arrived, and the rows are
+//!   read after that. Where the process is stopped in between does not matter: nothing that another
+//!   leader commits later than the clock was read has to be seen, because then this read had begun.
 //! * A read with a bound is served by a follower only if it has applied all that the leader had
 //!   committed, by its own word, within that bound.
 //! * Damaged rows answer nobody, unless there is no other replica that could.
@@ -68,19 +71,45 @@ impl Currency {
 }
 
 impl Replica {
-    pub(super) fn read(&mut self, consistency: Consistency, read: ReadRequest) {
+    pub(super) fn read(
+        &mut self,
+        now: &Now,
+        consistency: Consistency,
+        read: ReadRequest,
+        effects: &mut Effects,
+    ) {
         let lag_max = match consistency {
             Consistency::Local => None,
-            // A leader asks the others: its own word proves nothing about itself.
+            // A leader proves that it leads: its own word says nothing about itself.
             Consistency::Stale { max_lag } if self.raft.role() != raft::Role::Leader => {
                 Some(max_lag)
             }
             Consistency::Linearizable | Consistency::Stale { .. } => {
-                self.reads.arrive(read);
+                match self.raft.lease_read(now.time) {
+                    Some(index) => self.read_by_lease(now, index, read, effects),
+                    None => self.reads.arrive(read),
+                }
                 return;
             }
         };
         self.unconfirmed.push(Unconfirmed { read, lag_max });
+    }
+
+    /// This replica leads for certain, and nothing beyond `index` was committed when the read arrived.
+    fn read_by_lease(
+        &mut self,
+        now: &Now,
+        index: Index,
+        read: ReadRequest,
+        effects: &mut Effects,
+    ) {
+        effects.reads_by_lease += 1;
+        if index <= self.applying.applied().index {
+            let read_time_ms = self.read_time_ms(now);
+            self.serve(now, read, read_time_ms, effects);
+        } else {
+            self.reads.wait_for(index, read);
+        }
     }
 
     /// One round for all reads that have arrived.
@@ -148,12 +177,13 @@ impl Replica {
     pub(super) fn read_damaged(
         &mut self,
         now: &Now,
+        generation: u64,
         reply: Reply,
         error: String,
         effects: &mut Effects,
     ) {
         if self.has_others() {
-            self.lose_rows(now, &error, effects);
+            self.rows_damaged(now, generation, &error, effects);
             answer(reply, Err(Refusal::Damaged), effects);
         } else {
             answer(reply, Err(Refusal::Corrupt(error)), effects);

@@ -6,8 +6,8 @@
 //! * An entry is forgotten only when this replica's checkpoint contains it, and never while a
 //!   snapshot that ends before it is on its way to a follower.
 //! * A leader keeps what its followers lack, a follower a tail for the case that it leads next; but
-//!   all replicas of a node together keep only so much for others: beyond it each gives up the same
-//!   share, and whoever was away for that long gets a snapshot.
+//!   all replicas of a node together keep only so much for others: beyond it the largest logs are
+//!   cut to one size, and whoever was away for that long gets a snapshot.
 //!
 //! What is absent: when to freeze (the lanes decide together), and the checkpoint itself.
 
@@ -68,11 +68,9 @@ impl Replica {
         }
         let conditions = now.conditions;
         let mut through = self.unneeded(conditions.log_share_bytes);
-        let too_much = conditions.log_keep_permille < 1000;
+        let too_much = self.log.bytes() > conditions.log_keep_bytes;
         if too_much {
-            let keep = u128::from(self.log.bytes()) * u128::from(conditions.log_keep_permille);
-            let keep_bytes = u64::try_from(keep / 1000).unwrap_or(u64::MAX);
-            through = through.max(self.log.through_to_keep(keep_bytes));
+            through = through.max(self.log.through_to_keep(conditions.log_keep_bytes));
         }
         through = through.min(self.checkpointed.0);
         if let Some(pinned) = self.snapshots.pinned() {

@@ -42,6 +42,8 @@ pub enum SnapshotEvent {
     ExportDamaged {
         /// Whose.
         group: GroupId,
+        /// Which rows: see [`Shard::generation`].
+        generation: u64,
     },
     /// A peer offers a snapshot. To be answered with
     /// [`SnapshotHandle::offer_answer`](super::SnapshotHandle::offer_answer).
@@ -101,7 +103,7 @@ impl SnapshotEvent {
             | SnapshotEvent::Unpinned { group }
             | SnapshotEvent::Sent { group, .. }
             | SnapshotEvent::Failed { group, .. }
-            | SnapshotEvent::ExportDamaged { group }
+            | SnapshotEvent::ExportDamaged { group, .. }
             | SnapshotEvent::Offered { group, .. }
             | SnapshotEvent::Received { group, .. }
             | SnapshotEvent::Installed { group, .. }

@@ -53,8 +53,8 @@ pub(crate) struct Pinned {
 /// Why rows cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unreadable {
-    /// They are damaged.
-    Damaged,
+    /// They are damaged: those of this generation.
+    Damaged { generation: u64 },
     /// There is no checkpoint of them yet, or the disk refuses at present.
     Unavailable,
 }
@@ -232,8 +232,8 @@ impl Outgoing {
         out: &mut Vec<Action>,
     ) {
         self.count_failure(AbortReason::Unreadable.name());
-        if problem == Unreadable::Damaged {
-            out.push(Action::Tell(SnapshotEvent::ExportDamaged { group }));
+        if let Unreadable::Damaged { generation } = problem {
+            out.push(Action::Tell(SnapshotEvent::ExportDamaged { group, generation }));
         }
         out.push(Action::Tell(SnapshotEvent::Failed { group, to }));
     }

@@ -269,17 +269,19 @@ impl Worker {
     }
 
     fn pin(&mut self, transfer: TransferId, group: GroupId) -> Result<Pinned, Unreadable> {
+        // Asked before: a swap in between makes what is found a thing of the past.
+        let generation = self.store.generation(group);
         let export = match self.store.export(group) {
             Ok(Some(export)) => export,
             Ok(None) => return Err(Unreadable::Unavailable),
-            Err(error) => return Err(unreadable(group, &error)),
+            Err(error) => return Err(unreadable(group, generation, &error)),
         };
         let meta = export.meta().clone();
         let range = match ShardMeta::decode(meta.clone()) {
             Ok(meta) => meta.descriptor.range,
             Err(error) => {
                 tracing::error!(group = group.0, %error, "the record of a shard makes no sense");
-                return Err(Unreadable::Damaged);
+                return Err(Unreadable::Damaged { generation });
             }
         };
         let (index, term) = export.applied();
@@ -300,15 +302,15 @@ impl Worker {
         match export.next(bytes_max) {
             Ok(Some(rows)) => Ok(Rows::Some(rows)),
             Ok(None) => Ok(Rows::End { rows: export.rows(), digest: export.digest() }),
-            Err(error) => Err(unreadable(*group, &error)),
+            Err(error) => Err(unreadable(*group, export.generation(), &error)),
         }
     }
 }
 
-fn unreadable(group: GroupId, error: &StoreError) -> Unreadable {
+fn unreadable(group: GroupId, generation: u64, error: &StoreError) -> Unreadable {
     tracing::error!(group = group.0, %error, "cannot read the rows of a snapshot to be sent");
     match error {
-        StoreError::Corrupt { .. } => Unreadable::Damaged,
+        StoreError::Corrupt { .. } => Unreadable::Damaged { generation },
         _ => Unreadable::Unavailable,
     }
 }

@@ -400,7 +400,9 @@ impl Node {
         let export = self.exports.get_mut(&transfer).expect("read only while it is pinned");
         let chunks = &export.content.chunks;
         match chunks.get(export.at) {
-            Some(_) if export.at > 0 && !self.damaged.is_empty() => Err(Unreadable::Damaged),
+            Some(_) if export.at > 0 && !self.damaged.is_empty() => {
+                Err(Unreadable::Damaged { generation: 0 })
+            }
             Some(chunk) => {
                 export.at += 1;
                 Ok(Rows::Some(chunk.clone()))

@@ -199,7 +199,14 @@ impl Group {
                 .iter()
                 .map(|key| (key.clone(), read.view.get(key).expect("the store is healthy")))
                 .collect();
-            self.event(n, Event::RowsRead { serial: read.serial, rows: Ok(rows) });
+            self.event(
+                n,
+                Event::RowsRead {
+                    serial: read.serial,
+                    generation: read.view.generation(),
+                    rows: Ok(rows),
+                },
+            );
         }
         true
     }
@@ -408,6 +415,7 @@ fn start(
             check_quorum: true,
             disk_stall_max: Duration::from_secs(1),
             may_lead: true,
+            leases: Some(raft::Leases { reads: true, clock_drift_max_ppm: 10_000 }),
             limits: raft::Limits::default(),
         },
         restored,

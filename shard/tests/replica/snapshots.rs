@@ -8,6 +8,9 @@ use flotilla_shard::snapshot::{SnapshotEvent, TransferId};
 use flotilla_shard::*;
 use std::time::Duration;
 
+/// Of rows that no snapshot has replaced.
+const FIRST: u64 = 0;
+
 const SESSION: Origin =
     Origin { session: 9, session_born_ms: 999_000, sequence: 1, lowest_unacknowledged: 1 };
 
@@ -23,11 +26,11 @@ fn beyond_the_log(group: &mut Group) -> (u64, u64) {
     assert_eq!(number(retry(group, leader)), 5, "the session's write");
     assert_eq!(group.checkpoint(leader), 1);
     assert!(group.member(leader).journal.base() < 5, "the node can afford to keep the log");
-    group.conditions.log_keep_permille = 0;
+    group.conditions.log_keep_bytes = 0;
     group.event(leader, Event::Trim);
     group.settle();
     assert!(group.member(leader).journal.base() > 30, "the node cannot afford it any more");
-    group.conditions.log_keep_permille = 1000;
+    group.conditions.log_keep_bytes = u64::MAX;
     (leader, absent)
 }
 
@@ -149,7 +152,7 @@ fn the_log_behind_a_snapshot_that_is_being_sent_is_kept() {
         assert!(group.answer(leader, Operation::Write(put("x", &n.to_string()))).is_ok());
     }
     group.checkpoint(leader);
-    group.conditions.log_keep_permille = 0;
+    group.conditions.log_keep_bytes = 0;
     group.event(leader, Event::Trim);
     group.settle();
     assert_eq!(group.member(leader).journal.base(), base, "pinned");
@@ -159,7 +162,7 @@ fn the_log_behind_a_snapshot_that_is_being_sent_is_kept() {
     group.event(leader, Event::Trim);
     group.settle();
     assert!(group.member(leader).journal.base() > base, "no longer pinned");
-    group.conditions.log_keep_permille = 1000;
+    group.conditions.log_keep_bytes = u64::MAX;
     assert_whole(&mut group, leader, absent);
 }
 
@@ -177,7 +180,7 @@ fn a_leader_with_damaged_rows_hands_over_and_is_rebuilt() {
     }
     group.orders_held = true;
     let mut in_flight = group.put(old, "k0", "0");
-    group.event(old, Event::RowsLost);
+    group.event(old, Event::RowsLost { generation: FIRST });
     assert_eq!(
         in_flight.try_recv().expect("answered at once"),
         Err(Refusal::Timeout { maybe_committed: true }),
@@ -196,6 +199,24 @@ fn a_leader_with_damaged_rows_hands_over_and_is_rebuilt() {
     assert!(!group.member(old).replica.status().snapshot(&descriptor).needs_snapshot);
     assert_eq!(local_text(&mut group, old, "during"), "1");
     assert_whole(&mut group, new, old);
+
+    // What was found of the old rows and is told only now.
+    group.orders_held = true;
+    let (sender, mut answer) = tokio::sync::oneshot::channel();
+    let (reply, error) = (Reply::Oneshot(sender), "checksum".to_owned());
+    group.event(old, Event::ReadDamaged { generation: FIRST, reply, error });
+    assert_eq!(answer.try_recv().expect("at once"), Err(Refusal::Damaged), "to be asked again");
+    let rows = || Err(RowsUnread::Damaged("checksum".into()));
+    group.event(old, Event::RowsRead { serial: 1, generation: FIRST, rows: rows() });
+    group.event(old, Event::RowsLost { generation: FIRST });
+    let damaged = SnapshotEvent::ExportDamaged { group: GROUP, generation: FIRST };
+    group.event(old, Event::Snapshot(damaged));
+    group.settle();
+    assert!(!group.member(old).replica.status().snapshot(&descriptor).needs_snapshot);
+    assert_eq!(local_text(&mut group, old, "during"), "1", "the new rows are sound");
+    // Of the new rows it counts.
+    group.event(old, Event::RowsLost { generation: FIRST + 1 });
+    assert!(group.member(old).replica.status().snapshot(&descriptor).needs_snapshot);
 }
 
 #[test]
@@ -213,7 +234,7 @@ fn damage_that_a_command_meets_ends_in_doubt_and_the_retry_is_not_applied_twice(
     group.settle();
     let read = group.member(old).held_reads.pop().expect("the row lies below");
     let rows = Err(RowsUnread::Damaged("checksum".into()));
-    group.event(old, Event::RowsRead { serial: read.serial, rows });
+    group.event(old, Event::RowsRead { serial: read.serial, generation: FIRST, rows });
     assert_eq!(
         waiter.try_recv().expect("answered at once"),
         Err(Refusal::Timeout { maybe_committed: true })
@@ -236,9 +257,9 @@ fn a_damaged_row_of_a_single_replica_is_told_and_the_rest_served() {
     assert!(group.answer(leader, Operation::Write(put("a", "1"))).is_ok());
     let (sender, mut receiver) = tokio::sync::oneshot::channel();
     let (reply, error) = (Reply::Oneshot(sender), "checksum".to_owned());
-    group.event(leader, Event::ReadDamaged { reply, error });
+    group.event(leader, Event::ReadDamaged { generation: FIRST, reply, error });
     assert_eq!(receiver.try_recv().expect("at once"), Err(Refusal::Corrupt("checksum".into())));
-    group.event(leader, Event::RowsLost);
+    group.event(leader, Event::RowsLost { generation: FIRST });
     assert_eq!(group.value(leader, "a").as_deref(), Some("1"));
     assert!(group.answer(leader, Operation::Write(put("b", "2"))).is_ok());
 }
@@ -271,7 +292,7 @@ fn a_command_on_a_damaged_row_of_a_single_replica_fails_alone() {
                 .map(|key| (key.clone(), read.view.get(key).expect("a sound row")))
                 .collect()),
         };
-        group.event(leader, Event::RowsRead { serial: read.serial, rows });
+        group.event(leader, Event::RowsRead { serial: read.serial, generation: FIRST, rows });
     }
     let mut outcome = |at: usize| waiters[at].try_recv().expect("answered").expect("served");
     assert_eq!(outcome(0), Answer::Written(WriteOutcome::Number(2)));
@@ -289,7 +310,7 @@ fn a_damaged_row_sends_its_reader_elsewhere_when_there_are_others() {
     let leader = group.elect();
     let (sender, mut receiver) = tokio::sync::oneshot::channel();
     let (reply, error) = (Reply::Oneshot(sender), "checksum".to_owned());
-    group.event(leader, Event::ReadDamaged { reply, error });
+    group.event(leader, Event::ReadDamaged { generation: FIRST, reply, error });
     assert_eq!(receiver.try_recv().expect("at once"), Err(Refusal::Damaged));
     group.pass(Duration::from_secs(2));
     let new = group.elect();
@@ -316,10 +337,10 @@ fn a_proposal_that_a_snapshot_passes_over_ends_in_doubt() {
     }
     assert_eq!(number(retry(&mut group, new)), 5);
     group.checkpoint(new);
-    group.conditions.log_keep_permille = 0;
+    group.conditions.log_keep_bytes = 0;
     group.event(new, Event::Trim);
     group.settle();
-    group.conditions.log_keep_permille = 1000;
+    group.conditions.log_keep_bytes = u64::MAX;
     group.cut.clear();
     group.pass(Duration::from_secs(2));
     assert_eq!(group.snapshots_sent, 1);
@@ -347,12 +368,12 @@ fn an_idle_group_makes_a_checkpoint_that_its_follower_can_take() {
     assert_eq!(number(retry(&mut group, leader)), 5);
     group.pass(Duration::from_millis(200));
     assert_eq!(group.checkpoint(damaged), 1);
-    group.conditions.log_keep_permille = 0;
+    group.conditions.log_keep_bytes = 0;
     group.event(damaged, Event::Trim);
     group.settle();
-    group.conditions.log_keep_permille = 1000;
+    group.conditions.log_keep_bytes = u64::MAX;
     assert!(group.member(damaged).journal.base() > 60);
-    group.event(damaged, Event::RowsLost);
+    group.event(damaged, Event::RowsLost { generation: FIRST });
     group.pass(Duration::from_secs(2));
     assert_eq!(local(&mut group, damaged, "k1"), Err(Refusal::Damaged), "too old for its log");
     assert_eq!(group.member(leader).frozen.len(), 1, "a newer checkpoint was called for");
@@ -378,7 +399,7 @@ fn rows_that_went_back_are_not_taken_for_current() {
     assert_eq!(local_text(&mut group, damaged, "a"), "new");
     // Applying what follows the snapshot waits for a row.
     group.member(damaged).reads_held = true;
-    group.event(damaged, Event::RowsLost);
+    group.event(damaged, Event::RowsLost { generation: FIRST });
     group.pass(Duration::from_millis(500));
     assert_eq!(local_text(&mut group, damaged, "a"), "old", "the snapshot's");
     let consistency = Consistency::Stale { max_lag: Duration::from_secs(2) };

@@ -57,6 +57,9 @@ pub struct JournalStats {
     /// Bytes of records that are still needed. When they outgrow the disk, checkpoints and
     /// compaction must hurry.
     pub live_bytes: u64,
+    /// [`JournalOptions::total_bytes_target`] while the files take more than that and too much of it
+    /// is live to be freed by rewriting; else 0.
+    pub oversized: u64,
     /// Bytes of batches written.
     pub bytes_written: u64,
     /// Records written, copies included.
@@ -124,10 +127,12 @@ impl Journal {
 
     /// Numbers for metrics and for whoever decides on checkpoints.
     pub fn stats(&self) -> JournalStats {
+        let live_bytes = self.shared.read().space.live_bytes();
         JournalStats {
             segments: self.segments.count() as u64,
             disk_bytes: self.segments.disk_bytes(),
-            live_bytes: self.shared.read().space.live_bytes(),
+            live_bytes,
+            oversized: self.oversized(live_bytes),
             full: self.segments.is_starved() || self.is_held(),
             ..self.stats
         }

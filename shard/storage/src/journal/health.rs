@@ -19,6 +19,8 @@ pub struct JournalHealth {
     pending_since: AtomicU64,
     live_bytes: AtomicU64,
     total_bytes: AtomicU64,
+    /// What the files may take, while they take more and little of it can be freed; else 0.
+    oversized: AtomicU64,
     is_reserve_wanted: AtomicBool,
 }
 
@@ -37,6 +39,7 @@ impl JournalHealth {
             pending_since: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
+            oversized: AtomicU64::new(0),
             is_reserve_wanted: AtomicBool::new(true),
         }
     }
@@ -64,6 +67,12 @@ impl JournalHealth {
     /// Bytes of all journal files, spares and reserve included.
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the files may take together, while they take more and too much of it is live to be
+    /// freed: the groups should keep less of their logs until this is `None` again.
+    pub fn oversized(&self) -> Option<u64> {
+        Some(self.oversized.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// Says whether the journal should keep a reserve. `false` gives it up soon, and the space of
@@ -108,5 +117,6 @@ impl JournalHealth {
         self.is_full.store(stats.full, Ordering::Relaxed);
         self.live_bytes.store(stats.live_bytes, Ordering::Relaxed);
         self.total_bytes.store(stats.disk_bytes, Ordering::Relaxed);
+        self.oversized.store(stats.oversized, Ordering::Relaxed);
     }
 }

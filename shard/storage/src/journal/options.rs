@@ -23,7 +23,8 @@ pub struct JournalOptions {
     /// encoding buffer.
     pub batch_bytes_max: u64,
     /// Freed segments kept for reuse: a file that was written before syncs twice as fast as a
-    /// growing one. More than these are deleted.
+    /// growing one. More than these are deleted, and those for which `total_bytes_target` has no
+    /// room.
     pub spare_segments_max: usize,
     /// Size of the file `reserve`, in segments: it becomes the next segment when the disk has no
     /// space for another, so that hard states, deletes and compactions still get through. 0 = none.
@@ -31,10 +32,11 @@ pub struct JournalOptions {
     /// With more segments than this, an oldest segment of which at most a quarter is live is
     /// rewritten forward and freed.
     pub rewrite_segments_min: usize,
-    /// With more bytes in segments than this, the oldest is rewritten forward as long as less
-    /// than two thirds of all bytes are live. Half as much again as what the groups may keep of
-    /// their logs together is a good choice: then the segments stay below it. Not a hard limit:
-    /// only compaction frees live bytes.
+    /// What all files together should take: batches, spares, the next segment and the reserve.
+    /// Before it is reached the oldest segment is rewritten forward, as long as less than two thirds
+    /// of all bytes are live. A quarter more than what the groups may keep of their logs together is
+    /// a good choice. Not a hard limit, because only compaction frees live bytes: while these are too
+    /// many, [`JournalHealth::oversized`](super::JournalHealth::oversized) asks for it.
     pub total_bytes_target: u64,
     /// Live bytes rewritten with one batch at most (a single larger record still goes), so that
     /// rewriting does not stall the writes in front of it.
@@ -56,7 +58,7 @@ impl Default for JournalOptions {
             reserve_segments: 1,
             rewrite_segments_min: 4,
             // The groups of a node keep at most 1 GiB of their logs for absent followers.
-            total_bytes_target: 3 << 29,
+            total_bytes_target: 5 << 28,
             rewrite_bytes_max: 256 << 10,
             idle_marker_after: Duration::from_millis(50),
             boot_nonce: None,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::reserve::Reserve;
-use super::{BLOCK_BYTES, JournalError};
+use super::{BLOCK_BYTES, JournalError, JournalOptions};
 use crate::fs::{File, FileSystem};
 
 /// Ending of segment file names.
@@ -53,6 +53,7 @@ pub(super) struct Segments {
     dir: PathBuf,
     segment_bytes: u64,
     spare_segments_max: usize,
+    total_bytes_target: u64,
     next_number: u64,
     sealed: VecDeque<Segment>,
     active: Segment,
@@ -78,12 +79,12 @@ impl Segments {
     pub(super) fn start(
         fs: Arc<dyn FileSystem>,
         dir: &Path,
-        segment_bytes: u64,
-        spare_segments_max: usize,
+        options: &JournalOptions,
         sealed: VecDeque<Segment>,
         first_number: u64,
         mut reserve: Reserve,
     ) -> Result<Segments, JournalError> {
+        let JournalOptions { segment_bytes, spare_segments_max, total_bytes_target, .. } = *options;
         let mut starved = false;
         let active = match create(fs.as_ref(), dir, first_number, segment_bytes) {
             Err(full @ JournalError::Full { .. }) => {
@@ -97,6 +98,7 @@ impl Segments {
             dir: dir.to_path_buf(),
             segment_bytes,
             spare_segments_max,
+            total_bytes_target,
             next_number: first_number + 1,
             sealed,
             active,
@@ -295,7 +297,10 @@ impl Segments {
             }
         }
         let spares_max = if self.reserve.is_wanted() { self.spare_segments_max } else { 0 };
-        self.delete_spares(spares_max)
+        // There will be a next segment, whatever it is made of.
+        let beside = self.log_bytes() + self.reserve.bytes() + self.segment_bytes;
+        let room = self.total_bytes_target.saturating_sub(beside) / self.segment_bytes;
+        self.delete_spares(spares_max.min(usize::try_from(room).unwrap_or(usize::MAX)))
     }
 
     /// Deletes freed files until `spares_max` are left that may be used again.

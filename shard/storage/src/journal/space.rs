@@ -11,6 +11,9 @@ use super::stage::NewRecord;
 use super::{Journal, JournalError};
 use crate::GroupId;
 
+/// While the files are too large this many times as much is rewritten with a batch.
+const OVERSIZED_HASTE: u64 = 8;
+
 /// A segment that is being rewritten forward.
 pub(super) struct Rewrite {
     segment: u64,
@@ -93,9 +96,23 @@ impl Journal {
         let is_many =
             self.segments.count() > self.options.rewrite_segments_min || self.segments.is_starved();
         let sparse = is_many && usage.live_bytes * 4 <= oldest.bytes;
-        let oversized = log_bytes > self.options.total_bytes_target
-            && shared.space.live_bytes() * 3 < log_bytes * 2;
+        let oversized = self.is_oversized() && shared.space.live_bytes() * 3 < log_bytes * 2;
         (usage.live_records > 0 && (sparse || oversized)).then_some(oldest.number)
+    }
+
+    /// True if the files for batches take all that the target leaves them: beside them there are the
+    /// reserve, the next segment, and one that is freed and not announced yet.
+    fn is_oversized(&self) -> bool {
+        let beside = 2 * self.options.segment_bytes + self.segments.reserve.bytes();
+        let room = self.options.total_bytes_target.saturating_sub(beside);
+        self.segments.count() > 1 && self.segments.log_bytes() >= room
+    }
+
+    /// The target of all files, while they are about to exceed it and too much is live for rewriting
+    /// to free anything; else 0.
+    pub(super) fn oversized(&self, live_bytes: u64) -> u64 {
+        let dense = live_bytes * 3 >= self.segments.log_bytes() * 2;
+        if dense && self.is_oversized() { self.options.total_bytes_target } else { 0 }
     }
 
     /// Copies at most `rewrite_bytes_max` of the oldest segment. True if there is more.
@@ -109,7 +126,9 @@ impl Journal {
         let Some(mut rewrite) = self.rewrite.take() else {
             return Ok(false);
         };
-        let mut budget = self.options.rewrite_bytes_max;
+        // What frees space must be faster than what takes it.
+        let haste = if self.is_oversized() { OVERSIZED_HASTE } else { 1 };
+        let mut budget = self.options.rewrite_bytes_max.saturating_mul(haste);
         while let Some(group) = rewrite.groups.last().copied() {
             let done = self.rewrite_group(group, rewrite.segment, &mut budget)?;
             if done != Progress::Done {

@@ -27,7 +27,7 @@ use crate::range::KeyRange;
 pub struct Export {
     base: Arc<ShardBase>,
     /// Keeps the read transaction alive, and with it the pages.
-    _snapshot: Arc<Snapshot>,
+    snapshot: Arc<Snapshot>,
     state: Arc<ShardState>,
     /// True if the record's number of rows is exact: no other shard has a part of the tables.
     rows_are_exact: bool,
@@ -63,7 +63,7 @@ impl Store {
         open.inc();
         Ok(Some(Export {
             base,
-            _snapshot: snapshot,
+            snapshot,
             state,
             rows_are_exact,
             last_key: None,
@@ -76,6 +76,11 @@ impl Store {
 }
 
 impl Export {
+    /// Which rows these are: see [`Shard::generation`](super::Shard::generation).
+    pub fn generation(&self) -> u64 {
+        self.snapshot.generation(self.state.group)
+    }
+
     /// Index and term of the last command whose effects are in the rows.
     pub fn applied(&self) -> (u64, u64) {
         self.state.applied

@@ -203,6 +203,11 @@ impl Store {
         self.base().metrics()
     }
 
+    /// Which rows of `group` are the newest: see [`Shard::generation`].
+    pub fn generation(&self, group: GroupId) -> u64 {
+        self.base().snapshot().generation(group)
+    }
+
     /// Lets go of the merged memtables that stayed readable, when memory is needed.
     pub fn release_merged_memtables(&self) {
         self.merged().clear();

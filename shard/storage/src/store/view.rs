@@ -89,6 +89,11 @@ impl View {
         View { now_ms, ..self }
     }
 
+    /// Which rows are seen: see [`Shard::generation`](super::Shard::generation).
+    pub fn generation(&self) -> u64 {
+        self.shard.generation
+    }
+
     /// The keys that the shard owns.
     pub fn range(&self) -> &KeyRange {
         &self.shard.range

@@ -8,7 +8,7 @@
 //! Damage belongs to a generation of the shard: rows that are swapped in from elsewhere begin
 //! sound. A file is opened again at most once for each epoch, however many readers ask.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -39,8 +39,8 @@ pub(crate) struct Watch {
     ask_reopen: Mutex<Option<AskReopen>>,
     any_damage: AtomicBool,
     damage: RwLock<BTreeMap<GroupId, Damage>>,
-    /// Shards noted as damaged and not yet told to the lanes.
-    unreported: Mutex<BTreeSet<GroupId>>,
+    /// Shards noted as damaged and not yet told to the lanes, with the generation that is.
+    unreported: Mutex<BTreeMap<GroupId, u64>>,
     /// Epoch of the last failed read of a shard, and how many epochs in a row had one.
     read_failures: Mutex<BTreeMap<GroupId, (u64, u32)>>,
 }
@@ -75,14 +75,14 @@ impl Watch {
             known.generation != damage.generation || (damage.in_record && !known.in_record)
         }) {
             tracing::error!(group = group.0, error = %damage.error, "a shard is damaged");
+            self.unreported.lock().insert(group, damage.generation);
             all.insert(group, damage);
-            self.unreported.lock().insert(group);
         }
         self.any_damage.store(true, Ordering::Release);
     }
 
-    /// Shards noted as damaged since this was asked last.
-    pub(crate) fn take_unreported(&self) -> Vec<GroupId> {
+    /// Shards noted as damaged since this was asked last, and the generation that is.
+    pub(crate) fn take_unreported(&self) -> Vec<(GroupId, u64)> {
         std::mem::take(&mut *self.unreported.lock()).into_iter().collect()
     }
 

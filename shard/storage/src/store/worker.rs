@@ -18,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use prometheus::IntGauge;
 
 use super::Store;
 use super::error::{StoreError, panic_message};
@@ -41,8 +42,9 @@ pub trait CheckpointCompletion: Send + Sync {
 
     /// The stored rows of these groups are damaged. What could still be checkpointed of them was,
     /// and reported; they want a new copy of their rows from elsewhere. Told to every lane,
-    /// whosever the groups are.
-    fn damaged(&self, _groups: &[GroupId]) {}
+    /// whosever the groups are. With each comes the [`Shard::generation`](super::Shard::generation)
+    /// of the rows that are damaged: a newer one has other rows.
+    fn damaged(&self, _groups: &[(GroupId, u64)]) {}
 
     /// The disk under the store fails or is full. Nothing is lost and nothing is known: what was
     /// submitted is kept and tried again until it succeeds. Told to every lane, once per outage.
@@ -76,6 +78,7 @@ pub(crate) enum Message {
 pub struct CheckpointHandle {
     sender: Sender<Message>,
     next_import: Arc<AtomicU64>,
+    merged_bytes: IntGauge,
 }
 
 impl CheckpointHandle {
@@ -88,6 +91,11 @@ impl CheckpointHandle {
         if self.sender.send(Message::Submit { lane, frozen }).is_err() {
             tracing::debug!("memtables were frozen after the checkpointer stopped");
         }
+    }
+
+    /// Memory held by memtables that redb holds too and that stay readable, in bytes.
+    pub fn merged_bytes(&self) -> u64 {
+        u64::try_from(self.merged_bytes.get()).unwrap_or(0)
     }
 
     /// Begins to replace the rows of `group`, which owns `range`. One import per group at a time.
@@ -120,6 +128,7 @@ impl Checkpointer {
             let _ = asking.send(Message::Reopen(epoch));
         })));
         let name = "checkpoint".to_owned();
+        let merged_bytes = store.metrics().memtables.merged_bytes.clone();
         let worker = Worker {
             store,
             completions,
@@ -135,7 +144,8 @@ impl Checkpointer {
             .spawn(move || worker.run(&receiver))
             .map_err(|source| StoreError::Thread { name, source: Arc::new(source) })?;
         let next_import = Arc::default();
-        Ok(Checkpointer { handle: CheckpointHandle { sender, next_import }, thread })
+        let handle = CheckpointHandle { sender, next_import, merged_bytes };
+        Ok(Checkpointer { handle, thread })
     }
 
     /// A handle for a lane to submit through.
@@ -282,7 +292,10 @@ impl Worker {
         self.report_lost_records();
         if !report.damaged.is_empty() {
             self.sweep = true;
-            let damaged: Vec<GroupId> = report.damaged.into_iter().collect();
+            // Swaps happen on this thread: the rows that were merged are those of now.
+            let snapshot = self.store.base().snapshot();
+            let of_generation = |group| (group, snapshot.generation(group));
+            let damaged: Vec<_> = report.damaged.into_iter().map(of_generation).collect();
             self.completions.iter().for_each(|lane| lane.damaged(&damaged));
         }
         self.end_outage();

@@ -70,7 +70,7 @@ fn a_failed_sync_is_an_unknown_outcome_that_reopening_resolves() {
 #[derive(Debug, PartialEq, Eq)]
 enum Told {
     Checkpointed(Vec<Checkpointed>),
-    Damaged(Vec<GroupId>),
+    Damaged(Vec<(GroupId, u64)>),
     Unavailable(String),
     Available,
 }
@@ -81,7 +81,7 @@ impl CheckpointCompletion for Recorder {
     fn checkpointed(&self, done: &[Checkpointed]) {
         self.0.send(Told::Checkpointed(done.to_vec())).unwrap();
     }
-    fn damaged(&self, groups: &[GroupId]) {
+    fn damaged(&self, groups: &[(GroupId, u64)]) {
         self.0.send(Told::Damaged(groups.to_vec())).unwrap();
     }
     fn unavailable(&self, error: &StoreError) {

@@ -110,8 +110,7 @@ pub(super) fn open(
     let segments = Segments::start(
         Arc::clone(&fs),
         &dir,
-        options.segment_bytes,
-        options.spare_segments_max,
+        &options,
         sealed.clone().into(),
         first_number,
         reserve,

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn cut_or_compressed_answers_are_malformed() {
-        for bad in [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x02x", b"\0\0\0\0\x01xy", b"\x01\0\0\0\x01x"] {
+        for bad in [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x02x", b"\0\0\0\0\x01xy", b"\x01\0\0\0\x01x"]
+        {
             let failure = unframe(Bytes::from_static(bad)).unwrap_err();
             assert!(!failure.is_certain, "{bad:?}");
         }

@@ -21,6 +21,7 @@ use prost::Message;
 use messages::{StatusRequest, StatusResponse};
 use session::EtcdSession;
 
+use super::hosts::resolve;
 use super::{BoxFuture, Description, Session, Target};
 
 /// Members of one etcd cluster.
@@ -32,12 +33,14 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Looks whether the members at `addresses` answer. `processes` are those whose cost counts.
+    /// Looks whether the members at `hosts` (`HOST:PORT`) answer. `processes` are those whose cost
+    /// counts.
     ///
     /// # Errors
     ///
     /// If one of them does not answer, or there is no leader.
-    pub async fn open(addresses: Vec<SocketAddr>, processes: Vec<u32>) -> anyhow::Result<Etcd> {
+    pub async fn open(hosts: &[String], processes: Vec<u32>) -> anyhow::Result<Etcd> {
+        let addresses = resolve(hosts).await?;
         let mut version = String::new();
         for address in &addresses {
             let status = status(*address).await.with_context(|| format!("etcd at {address}"))?;
@@ -46,10 +49,7 @@ impl Etcd {
             }
             version = status.version;
         }
-        match addresses.is_empty() {
-            true => bail!("no address of an etcd is given"),
-            false => Ok(Etcd { addresses, processes, version }),
-        }
+        Ok(Etcd { addresses, processes, version })
     }
 }
 
@@ -90,6 +90,10 @@ impl Target for Etcd {
 
     fn processes(&self) -> Vec<u32> {
         self.processes.clone()
+    }
+
+    fn takes_batches(&self) -> bool {
+        true
     }
 
     fn connect<'a>(&'a self, client: usize) -> BoxFuture<'a, anyhow::Result<Box<dyn Session>>> {

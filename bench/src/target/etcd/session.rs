@@ -55,11 +55,8 @@ pub(super) async fn connect(address: SocketAddr) -> anyhow::Result<Link> {
 
 /// The address of a method at a server.
 pub(super) fn method(address: SocketAddr, name: &'static str) -> Uri {
-    let built = Uri::builder()
-        .scheme("http")
-        .authority(address.to_string())
-        .path_and_query(name)
-        .build();
+    let built =
+        Uri::builder().scheme("http").authority(address.to_string()).path_and_query(name).build();
     built.expect("an address and a method's name make a URI")
 }
 
@@ -297,7 +294,9 @@ impl Session for EtcdSession {
 fn request(methods: &Methods, waiting: Waiting) -> (&Uri, Bytes, Asked) {
     let range = |request: &RangeRequest| grpc::frame(request);
     let operation = match waiting {
-        Waiting::Modify(put, read) => return (&methods.put, grpc::frame(&put), Asked::Modify(read)),
+        Waiting::Modify(put, read) => {
+            return (&methods.put, grpc::frame(&put), Asked::Modify(read));
+        }
         Waiting::Operation(operation) => operation,
     };
     match operation {

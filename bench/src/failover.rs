@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::cluster::{Cluster, ClusterArgs, Layout, READY_TIMEOUT};
 use crate::gaps::{Gap, longest_gap};
-use crate::history::{Register, VALUE_BYTES_MIN};
+use crate::register::{Register, VALUE_BYTES_MIN};
 use crate::verify::verify;
 use crate::writers::{Counts, Fleet, Writer, counts, problems};
 

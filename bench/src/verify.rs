@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::connection::{Connection, ReadResult};
-use crate::history::{Register, Violation};
+use crate::register::{Register, Violation};
 
 /// Reads sent at once.
 const READS_AT_ONCE: usize = 64;

@@ -8,7 +8,7 @@
 //!
 //! * A write counts as acknowledged only after `+OK` was read from the socket.
 //! * After a write in doubt its register is put aside and a fresh key takes its place
-//!   ([`history`](crate::history) says why).
+//!   ([`register`](crate::register) says why).
 //! * A server that does not answer is left for the next one; what was certainly refused is not
 //!   counted against the server, only counted.
 
@@ -23,7 +23,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, ReadResult, WriteResult};
-use crate::history::{Register, Violation};
+use crate::register::{Register, Violation};
 use crate::keys::shard_prefix;
 
 /// How long a reply may take before the connection is given up: more than the servers take to

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flotilla_bench::history::Register;
+use flotilla_bench::register::Register;
 use flotilla_bench::verify::verify;
 use flotilla_bench::writers::{Counts, Fleet, Writer, counts};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

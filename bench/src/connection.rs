@@ -100,6 +100,24 @@ impl Connection {
         self.exchange(read_result).await.unwrap_or_else(ReadResult::Lost)
     }
 
+    /// Any command whose reply is a bulk string.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost, or the reply is another.
+    pub async fn ask(&mut self, command: &[&[u8]]) -> anyhow::Result<Vec<u8>> {
+        resp::put_command(&mut self.output, command);
+        let reply = self.exchange(|reply| match reply {
+            Reply::Bulk(Some(text)) => Ok(text.to_vec()),
+            Reply::Error(error) => Err(String::from_utf8_lossy(error).into_owned()),
+            other => Err(format!("unexpected reply {other:?}")),
+        });
+        match reply.await {
+            Ok(Ok(text)) => Ok(text),
+            Ok(Err(problem)) | Err(problem) => bail!("{problem}"),
+        }
+    }
+
     /// `GET` of each key, sent at once; the results in order.
     ///
     /// # Errors

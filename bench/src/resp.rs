@@ -142,7 +142,7 @@ pub enum Refusal {
 /// Reads the first word of an error. What is not a promise counts as a doubt.
 pub fn classify(error: &[u8]) -> Refusal {
     match error_kind(error) {
-        b"BUSY" | b"TRYAGAIN" => Refusal::Certain,
+        b"BUSY" | b"TRYAGAIN" | b"DISKFULL" | b"CROSSSLOT" => Refusal::Certain,
         _ => Refusal::InDoubt,
     }
 }

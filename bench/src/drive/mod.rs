@@ -7,10 +7,19 @@
 //!
 //! What is absent: what it costs the servers, and how results are told.
 
+mod arrivals;
+mod client;
 mod driven;
+mod driver;
 mod options;
 mod recorder;
+mod tally;
+mod thread;
+
+#[cfg(test)]
+mod tests;
 
 pub use driven::{Driven, Progress, Second};
+pub use driver::{Driver, drive};
 pub use options::{DriveOptions, End, Rate, Spacing};
 pub use recorder::{Recorder, Token};

@@ -15,24 +15,30 @@ pub struct DriveOptions {
     pub pipeline: usize,
     /// Keys of one put; more than one makes puts of many keys.
     pub batch: usize,
-    /// Closed or open loop.
-    pub rate: Rate,
+    /// Operations that are due each second, of all clients together; without it, each client asks
+    /// again when it was answered (closed loop).
+    pub rate: Option<f64>,
     /// How the moments of an open loop are spaced.
     pub spacing: Spacing,
     /// When it ends.
     pub end: End,
     /// For how long it is driven before anything counts.
     pub warmup: Duration,
+    /// How long answers are waited for after the last operation was begun; what is missing then
+    /// counts as lost.
+    pub answer_timeout: Duration,
     /// Threads of the clients.
     pub threads: usize,
     /// What makes keys and operations those that they are.
     pub seed: u64,
+    /// Which run over the same store this is: values of different phases differ.
+    pub phase: u16,
     /// Sees operations, if there is one.
     pub recorder: Option<Arc<dyn Recorder>>,
     /// Told of each second.
     pub progress: Arc<Progress>,
-    /// Time that the driver wastes for each operation, as a share of its measured latency: a planted
-    /// slowdown, so that comparisons can be seen to notice. 0 wastes none.
+    /// The share of each second in which the clients' threads stand still: a planted slowdown, so that
+    /// comparisons can be seen to notice. 0 for none.
     pub slowdown: f64,
 }
 
@@ -42,12 +48,14 @@ impl Default for DriveOptions {
             clients: 64,
             pipeline: 1,
             batch: 1,
-            rate: Rate::Closed,
+            rate: None,
             spacing: Spacing::Poisson,
             end: End::After(Duration::from_secs(10)),
             warmup: Duration::ZERO,
+            answer_timeout: Duration::from_secs(30),
             threads: 1,
             seed: 1,
+            phase: 0,
             recorder: None,
             progress: Arc::default(),
             slowdown: 0.0,

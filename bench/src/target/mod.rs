@@ -14,7 +14,16 @@
 //!
 //! What is absent: clocks and counters. The driver measures; a session only carries.
 
+pub mod embedded;
+pub mod etcd;
+pub mod fjall;
+mod hosts;
+mod local;
+pub mod nats;
 mod operation;
+pub mod redb;
+pub mod resp;
+mod silence;
 mod spec;
 
 pub use operation::{Completion, Operation, OperationKind, Outcome, Reason};
@@ -57,6 +66,11 @@ pub trait Target: Send + Sync {
     fn refuses(&self, kind: OperationKind) -> Option<String> {
         let _ = kind;
         None
+    }
+
+    /// True if it has one request that writes several keys ([`Operation::PutMany`]).
+    fn takes_batches(&self) -> bool {
+        false
     }
 
     /// Connects client number `client`; clients are spread over the nodes by their numbers.

@@ -3,10 +3,15 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-use anyhow::bail;
+use std::sync::Arc;
 
 use super::Target;
+use super::embedded::EmbeddedTarget;
+use super::etcd::Etcd;
+use super::fjall::Fjall;
+use super::nats::Nats;
+use super::redb::Redb;
+use super::resp::{Dialect, RespTarget};
 
 /// A target as `--target` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub struct OpenOptions {
     pub directory: Option<PathBuf>,
     /// Into how many shards an embedded engine is cut; by default one.
     pub shards: Option<u32>,
+    /// How many keys there will be.
+    pub keys: u64,
     /// Processes of servers that run already, whose cost is to be counted.
     pub processes: Vec<u32>,
 }
@@ -47,9 +54,23 @@ impl TargetSpec {
     /// # Errors
     ///
     /// If it does not open or nobody answers.
-    pub async fn open(&self, options: &OpenOptions) -> anyhow::Result<Box<dyn Target>> {
-        let _ = options;
-        bail!("{self} is not known here")
+    pub async fn open(&self, options: &OpenOptions) -> anyhow::Result<Arc<dyn Target>> {
+        let processes = || options.processes.clone();
+        let resp = |dialect, hosts| RespTarget::open(dialect, hosts, processes(), options.keys);
+        Ok(match self {
+            TargetSpec::Embedded { replicas } => {
+                let directory = options.directory.as_deref();
+                Arc::new(EmbeddedTarget::open(*replicas, options.shards, directory).await?)
+            }
+            TargetSpec::Resp(hosts) => Arc::new(resp(Dialect::Flotilla, hosts).await?),
+            TargetSpec::Redis(hosts) => Arc::new(resp(Dialect::Redis, hosts).await?),
+            TargetSpec::Etcd(hosts) => Arc::new(Etcd::open(hosts, processes()).await?),
+            TargetSpec::Nats(hosts) => Arc::new(Nats::open(hosts, processes()).await?),
+            TargetSpec::Redb(Some(directory)) => Arc::new(Redb::open(directory)?),
+            TargetSpec::Redb(None) => Arc::new(Redb::fresh(options.directory.as_deref())?),
+            TargetSpec::Fjall(Some(directory)) => Arc::new(Fjall::open(directory)?),
+            TargetSpec::Fjall(None) => Arc::new(Fjall::fresh(options.directory.as_deref())?),
+        })
     }
 }
 

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod absence;
+pub mod answers;
 pub mod check;
 pub mod cluster;
 pub mod connection;
@@ -38,11 +39,15 @@ pub mod linearizable;
 pub mod load;
 pub mod measure;
 pub mod overload;
+pub mod peers;
 pub mod probe;
 pub mod proxy;
+pub mod readers;
 pub mod register;
+pub mod report;
 pub mod resp;
 pub mod result;
+pub mod run;
 pub mod sampling;
 pub mod target;
 pub mod verify;

@@ -78,6 +78,14 @@ impl Workload {
         (self.keys as f64 * share * 2.0) as u64
     }
 
+    /// As it is called in results: YCSB's one-letter names say whose they are.
+    pub fn title(&self) -> String {
+        match self.name.as_str() {
+            "a" | "b" | "c" | "d" | "e" | "f" => format!("ycsb-{}", self.name),
+            other => other.to_owned(),
+        }
+    }
+
     /// The same workload that only writes, to fill a store with its keys.
     pub fn writes_only(&self) -> Workload {
         Workload { mix: vec![(OperationKind::Put, 1.0)], ..self.clone() }

@@ -6,6 +6,7 @@
 use crate::background::on_own_thread;
 use crate::engine::{Engine, Member};
 use crate::error::Error;
+use crate::leases::{ClockDrift, ReadMode};
 use crate::node::{JOURNAL, Node};
 use crate::options::{
     Limits, Network, NodeOptions, REQUEST_TIMEOUT, default_lanes, segment_bytes_min,
@@ -72,6 +73,7 @@ pub struct Builder {
     request_timeout: Duration,
     budget_bytes: Option<u64>,
     memtable_bytes: Option<u64>,
+    merged_memtable_bytes: Option<u64>,
     cache_bytes: Option<usize>,
     checkpoint_age: Option<Duration>,
     segment_bytes: Option<u64>,
@@ -84,6 +86,8 @@ pub struct Builder {
     log_retain_bytes: Option<u64>,
     snapshot_bytes_per_second: Option<u64>,
     clock_skew_max: Option<Duration>,
+    reads: Option<ReadMode>,
+    clock_drift_max: Option<ClockDrift>,
     accept_data_loss: bool,
 }
 
@@ -104,6 +108,7 @@ impl Builder {
             request_timeout: REQUEST_TIMEOUT,
             budget_bytes: None,
             memtable_bytes: None,
+            merged_memtable_bytes: None,
             cache_bytes: None,
             checkpoint_age: None,
             segment_bytes: None,
@@ -116,6 +121,8 @@ impl Builder {
             log_retain_bytes: None,
             snapshot_bytes_per_second: None,
             clock_skew_max: None,
+            reads: None,
+            clock_drift_max: None,
             accept_data_loss: false,
         }
     }
@@ -202,6 +209,13 @@ impl Builder {
         self
     }
 
+    /// Keeps rows that were merged into the store readable in memory until the next merge, as long
+    /// as they take no more than this many bytes. Default: 64 MiB.
+    pub fn merged_memtable_bytes(mut self, bytes: u64) -> Builder {
+        self.merged_memtable_bytes = Some(bytes);
+        self
+    }
+
     /// Lets the store cache this many bytes. Default: 128 MiB.
     pub fn cache_bytes(mut self, bytes: usize) -> Builder {
         self.cache_bytes = Some(bytes);
@@ -280,6 +294,18 @@ impl Builder {
         self
     }
 
+    /// How linearizable reads prove that they are current. Default: [`ReadMode::Lease`].
+    pub fn reads(mut self, mode: ReadMode) -> Builder {
+        self.reads = Some(mode);
+        self
+    }
+
+    /// How much faster or slower than true time clocks may run: leases rest on it. Default: 1 %.
+    pub fn clock_drift_max(mut self, drift: ClockDrift) -> Builder {
+        self.clock_drift_max = Some(drift);
+        self
+    }
+
     /// Goes on without data that cannot be read and that no other replica has, instead of refusing
     /// with [`Error::DataLost`]. Look at what is lost first. Default: false.
     pub fn accept_data_loss(mut self, accept: bool) -> Builder {
@@ -322,6 +348,7 @@ impl Builder {
         options.lanes = self.lanes.unwrap_or_else(|| default_lanes(replicas));
         set(&mut options.budget_bytes, self.budget_bytes);
         set(&mut options.memtable_bytes, self.memtable_bytes);
+        set(&mut options.merged_memtable_bytes, self.merged_memtable_bytes);
         set(&mut options.cache_bytes, self.cache_bytes);
         set(&mut options.checkpoint_age, self.checkpoint_age);
         set(&mut options.segment_bytes, self.segment_bytes);
@@ -334,6 +361,8 @@ impl Builder {
         set(&mut options.log_retain_bytes, self.log_retain_bytes);
         set(&mut options.snapshot_bytes_per_second, self.snapshot_bytes_per_second);
         set(&mut options.clock_skew_max, self.clock_skew_max);
+        set(&mut options.reads, self.reads);
+        set(&mut options.clock_drift_max, self.clock_drift_max);
         options.accept_data_loss = self.accept_data_loss;
         self.check(&options)?;
         Ok(options)
@@ -412,6 +441,9 @@ impl Builder {
         }
         if options.disk_stall_max.is_zero() || options.clock_skew_max.is_zero() {
             return refuse("disk_stall_max and clock_skew_max must not be zero");
+        }
+        if options.clock_drift_max > ClockDrift::MAX {
+            return refuse("clock_drift_max must be at most 50 %");
         }
         if options.snapshot_bytes_per_second == 0 {
             return refuse("snapshot_bytes_per_second must be at least 1");

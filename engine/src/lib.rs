@@ -37,6 +37,7 @@ mod disk;
 mod engine;
 mod entry;
 mod error;
+mod leases;
 pub mod metrics;
 mod node;
 mod options;
@@ -58,6 +59,7 @@ pub use engine::Engine;
 pub use entry::{Cas, Entry, Expect, KeyValue, Version};
 pub use error::Error;
 pub use flotilla_shard::{Consistency, Epoch, GroupId, KeyRange, NodeId, Role, ShardStatus};
+pub use leases::{ClockDrift, ReadMode};
 pub use options::{
     KEY_BYTES_MAX, Limits, PutCondition, PutExpiry, PutOptions, REQUEST_TIMEOUT, ReadOptions,
     VALUE_BYTES_MAX,

@@ -176,6 +176,7 @@ mod tests {
             suspect: group == 3,
             needs_snapshot: false,
             installing: false,
+            leased: false,
             nodes: vec![NodeId(1)],
         }
     }

@@ -4,6 +4,7 @@
 //! `Default`, so that a later option breaks no caller.
 
 use crate::entry::ms_of;
+use crate::leases::{ClockDrift, ReadMode};
 use bytes::Bytes;
 use flotilla_router::peer::LocalNetwork;
 use flotilla_shard::{Consistency, Expiry, NodeId};
@@ -196,6 +197,8 @@ pub(crate) struct NodeOptions {
     pub(crate) budget_bytes: u64,
     /// Bytes of rows in memory that start a checkpoint.
     pub(crate) memtable_bytes: u64,
+    /// Bytes of rows that were merged into the store and stay in memory for reads.
+    pub(crate) merged_memtable_bytes: u64,
     /// Bytes of the store's page cache.
     pub(crate) cache_bytes: usize,
     /// The age of the oldest change in memory that starts a checkpoint.
@@ -220,6 +223,10 @@ pub(crate) struct NodeOptions {
     pub(crate) snapshot_bytes_per_second: u64,
     /// A clock that is further from the median of the peers' leads nothing.
     pub(crate) clock_skew_max: Duration,
+    /// How a leader knows that a linearizable read is current.
+    pub(crate) reads: ReadMode,
+    /// How much faster or slower than true time clocks may run.
+    pub(crate) clock_drift_max: ClockDrift,
     /// Go on without rows that cannot be read, where no other replica has them.
     pub(crate) accept_data_loss: bool,
 }
@@ -237,6 +244,7 @@ impl NodeOptions {
             // Room for many thousands of small requests, or a handful of the largest.
             budget_bytes: 128 << 20,
             memtable_bytes: 64 << 20,
+            merged_memtable_bytes: 64 << 20,
             cache_bytes: 128 << 20,
             // Bounds what a restart reads again, and how much of the journal idle shards hold.
             checkpoint_age: Duration::from_secs(60),
@@ -252,8 +260,17 @@ impl NodeOptions {
             log_retain_bytes: 1 << 30,
             snapshot_bytes_per_second: 64 << 20,
             clock_skew_max: Duration::from_secs(2),
+            reads: ReadMode::Lease,
+            clock_drift_max: ClockDrift::default(),
             accept_data_loss: false,
         }
+    }
+
+    /// What all files of the journal should take together: the log that is kept and a quarter more,
+    /// but never less than six segments.
+    pub(crate) fn journal_bytes_target(&self) -> u64 {
+        let log_and_slack = self.log_retain_bytes.saturating_add(self.log_retain_bytes / 4);
+        log_and_slack.max(self.segment_bytes.saturating_mul(6))
     }
 }
 

@@ -14,11 +14,12 @@ mod losses;
 
 use crate::directory::Directory;
 use crate::error::Error;
+use crate::leases::ReadMode;
 use crate::node::STORE;
 use crate::options::NodeOptions;
 use flotilla_router::genesis::Genesis;
 use flotilla_shard::machine::ShardMeta;
-use flotilla_shard::raft::{HardState, Index, Limits, Options, Position, Restored, Term};
+use flotilla_shard::raft::{HardState, Index, Leases, Limits, Options, Position, Restored, Term};
 use flotilla_shard::{Descriptor, GroupId, ReplicaOptions, ReplicaStart};
 use flotilla_storage::journal::{Change, Journal, RecoveredGroup, Recovery, Write};
 use flotilla_storage::store::{ShardState, Store, StoreError, StoreMetrics, StoreOptions};
@@ -299,6 +300,11 @@ fn replica(
         check_quorum: true,
         disk_stall_max: options.disk_stall_max,
         may_lead: true,
+        // Promises are made whatever this node reads by: another one may rely on them.
+        leases: Some(Leases {
+            reads: options.reads == ReadMode::Lease,
+            clock_drift_max_ppm: options.clock_drift_max.ppm(),
+        }),
         limits: Limits {
             entry_bytes_max: usize::try_from(options.value_bytes_max + ENTRY_OVERHEAD_BYTES)
                 .unwrap_or(usize::MAX),

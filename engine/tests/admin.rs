@@ -52,6 +52,7 @@ fn shard(group: u64, start: &'static [u8], end: Option<&'static [u8]>) -> ShardS
         suspect: false,
         needs_snapshot: false,
         installing: false,
+        leased: false,
         nodes: vec![NodeId(3), NodeId(1), NodeId(2)],
     }
 }

@@ -1,6 +1,7 @@
 //! Linearizable reads on their way: batched into rounds, confirmed by Raft, served once applied.
 //!
-//! All reads that reach a replica in one turn share one ReadIndex round. A round that Raft
+//! A read that a lease vouches for waits at most until its index is applied. All others that reach
+//! a replica in one turn share one ReadIndex round. A round that Raft
 //! confirmed at an index is served as soon as that index is applied, from what is applied then,
 //! which can only be newer.
 //!
@@ -43,9 +44,21 @@ pub struct Reads {
 impl Reads {
     /// A read has arrived.
     pub fn arrive(&mut self, read: ReadRequest) {
-        self.deadline_min =
-            Some(self.deadline_min.map_or(read.deadline, |min| min.min(read.deadline)));
+        self.mind(read.deadline);
         self.arrived.push(read);
+    }
+
+    /// A read has arrived that needs no round: it may be served when `index` is applied.
+    pub fn wait_for(&mut self, index: Index, read: ReadRequest) {
+        self.mind(read.deadline);
+        match self.confirmed.back_mut() {
+            Some((last, reads)) if *last >= index => reads.push(read),
+            _ => self.confirmed.push_back((index, vec![read])),
+        }
+    }
+
+    fn mind(&mut self, deadline: Instant) {
+        self.deadline_min = Some(self.deadline_min.map_or(deadline, |min| min.min(deadline)));
     }
 
     /// True when reads have arrived since the last round was asked for.
@@ -64,12 +77,13 @@ impl Reads {
         std::mem::take(&mut self.arrived)
     }
 
-    /// The round `id` is confirmed at `index`.
-    pub fn confirm(&mut self, id: ReadId, index: Index) {
-        if let Some(reads) = self.asked.remove(&id) {
-            let index = self.confirmed.back().map_or(index, |(last, _)| index.max(*last));
-            self.confirmed.push_back((index, reads));
-        }
+    /// The round `id` is confirmed at `index`. Says how many reads it had.
+    pub fn confirm(&mut self, id: ReadId, index: Index) -> u64 {
+        let Some(reads) = self.asked.remove(&id) else { return 0 };
+        let count = reads.len() as u64;
+        let index = self.confirmed.back().map_or(index, |(last, _)| index.max(*last));
+        self.confirmed.push_back((index, reads));
+        count
     }
 
     /// Takes out the reads of a round that Raft refused.

@@ -5,7 +5,7 @@
 
 use crate::descriptor::{Descriptor, Epoch, NodeId};
 use crate::machine::Machine;
-use flotilla_raft::{Index, Raft, Role as RaftRole};
+use flotilla_raft::{Index, Raft, Role as RaftRole, Time};
 use flotilla_storage::{GroupId, KeyRange};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -63,6 +63,8 @@ pub struct ShardStatus {
     pub needs_snapshot: bool,
     /// A snapshot is being put in the place of the replica's rows.
     pub installing: bool,
+    /// The replica leads and reads without asking the others, as of its last turn.
+    pub leased: bool,
     /// The nodes that host replicas of the shard.
     pub nodes: Vec<NodeId>,
 }
@@ -83,6 +85,7 @@ pub struct PublishedStatus {
     suspect: AtomicBool,
     needs_snapshot: AtomicBool,
     installing: AtomicBool,
+    leased: AtomicBool,
     has_pending: AtomicBool,
 }
 
@@ -131,6 +134,7 @@ impl PublishedStatus {
             suspect: self.suspect.load(Relaxed),
             needs_snapshot: self.needs_snapshot.load(Relaxed),
             installing: self.installing.load(Relaxed),
+            leased: self.leased.load(Relaxed),
             nodes: descriptor.replicas.iter().map(|replica| replica.node).collect(),
         }
     }
@@ -138,6 +142,7 @@ impl PublishedStatus {
     /// The replica takes part in nothing any more.
     pub(crate) fn suspect(&self) {
         self.suspect.store(true, Relaxed);
+        self.leased.store(false, Relaxed);
         self.role.store(0, Relaxed);
         self.leader.store(0, Relaxed);
     }
@@ -151,7 +156,8 @@ impl PublishedStatus {
         self.has_pending.store(has_pending, Relaxed);
     }
 
-    pub(crate) fn publish(&self, raft: &Raft, machine: &Machine, applied: Index) {
+    pub(crate) fn publish(&self, now: Time, raft: &Raft, machine: &Machine, applied: Index) {
+        self.leased.store(raft.lease_read(now).is_some(), Relaxed);
         let role = match raft.role() {
             RaftRole::Leader => 2,
             RaftRole::Candidate | RaftRole::PreCandidate => 1,

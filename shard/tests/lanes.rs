@@ -115,6 +115,7 @@ fn replica(group: u64, voters: u64, store: &Store) -> ReplicaStart {
             check_quorum: true,
             disk_stall_max: Duration::from_secs(1),
             may_lead: true,
+            leases: Some(raft::Leases { reads: true, clock_drift_max_ppm: 10_000 }),
             limits: raft::Limits::default(),
         },
         restored: Restored::default(),

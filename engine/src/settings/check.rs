@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::peers::split_address;
 use super::{Settings, Size};
+use crate::leases::ClockDrift;
 use crate::options::segment_bytes_min;
 
 /// All that is wrong with some settings. Its text has one line per problem.
@@ -237,6 +238,8 @@ impl Settings {
         };
         let terabyte = Size::mib(1 << 20);
         within("storage.disk_reserve", storage.disk_reserve, Size::mib(16), terabyte);
+        let merged = storage.merged_memtable_bytes;
+        within("storage.merged_memtable_bytes", merged, Size::bytes(0), terabyte);
         within("storage.log_retain", storage.log_retain, Size::mib(16), terabyte);
         within("storage.snapshot_rate", storage.snapshot_rate, Size::mib(1), terabyte);
         let mut at_least = |key: &str, duration: Duration, min: Duration| {
@@ -250,6 +253,11 @@ impl Settings {
         };
         at_least("storage.disk_stall_max", storage.disk_stall_max, Duration::from_millis(100));
         at_least("raft.clock_skew_max", self.raft.clock_skew_max, Duration::from_millis(100));
+        let drift = self.raft.clock_drift_max;
+        if drift > ClockDrift::MAX {
+            let most = ClockDrift::MAX;
+            problems.push(format!("raft.clock_drift_max {drift} is too much: at most {most}"));
+        }
     }
 }
 

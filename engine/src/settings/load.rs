@@ -15,7 +15,7 @@ const PREFIX: &str = "FLOTILLA_";
 const FILE_VARIABLE: &str = "FLOTILLA_CONFIG";
 
 /// Every key that can be set, dotted, in the order in which they are printed.
-pub(super) const KEYS: [&str; 28] = [
+pub(super) const KEYS: [&str; 31] = [
     "cluster_name",
     "node_id",
     "data_dir",
@@ -31,7 +31,10 @@ pub(super) const KEYS: [&str; 28] = [
     "raft.election_timeout",
     "raft.heartbeat_interval",
     "raft.clock_skew_max",
+    "raft.reads",
+    "raft.clock_drift_max",
     "storage.memtable_bytes",
+    "storage.merged_memtable_bytes",
     "storage.cache_bytes",
     "storage.segment_bytes",
     "storage.checkpoint_age",

@@ -19,6 +19,7 @@ mod check;
 mod load;
 mod peers;
 mod size;
+mod text;
 
 pub use check::{Invalid, is_loopback};
 pub use load::{Layers, Loaded, Origin, SettingsError, load};
@@ -31,6 +32,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::leases::{ClockDrift, ReadMode};
 use crate::splits;
 
 /// One node's settings. Field by field the same as the keys of the configuration file.
@@ -92,6 +94,13 @@ pub struct RaftSettings {
     /// A node whose clock is further than this from the median of the nodes' clocks leads nothing.
     #[serde(with = "humantime_serde")]
     pub clock_skew_max: Duration,
+    /// How linearizable reads prove that they are current: `lease` or `read_index`.
+    #[serde(with = "text")]
+    pub reads: ReadMode,
+    /// How much faster or slower than true time a clock may run, as a ratio: leases rest on it. The same
+    /// on all nodes.
+    #[serde(with = "text")]
+    pub clock_drift_max: ClockDrift,
 }
 
 /// Settings of the journal and the store: `[storage]`.
@@ -101,6 +110,8 @@ pub struct RaftSettings {
 pub struct StorageSettings {
     /// When the memtables of all shards together hold this much, they are merged into the store.
     pub memtable_bytes: Size,
+    /// How much of what was merged last stays in memory too, to be read faster. 0: nothing.
+    pub merged_memtable_bytes: Size,
     /// How much of the store file is kept in memory.
     pub cache_bytes: Size,
     /// Size of one journal file.
@@ -166,6 +177,8 @@ impl Default for RaftSettings {
             election_timeout: Duration::from_millis(300),
             heartbeat_interval: Duration::from_millis(60),
             clock_skew_max: Duration::from_secs(2),
+            reads: ReadMode::Lease,
+            clock_drift_max: ClockDrift::default(),
         }
     }
 }
@@ -174,6 +187,7 @@ impl Default for StorageSettings {
     fn default() -> Self {
         StorageSettings {
             memtable_bytes: Size::mib(64),
+            merged_memtable_bytes: Size::mib(64),
             cache_bytes: Size::mib(128),
             segment_bytes: Size::mib(64),
             checkpoint_age: Duration::from_secs(60),
@@ -245,10 +259,14 @@ mod tests {
         assert_eq!(settings.raft.election_timeout, options.election_timeout);
         assert_eq!(settings.raft.heartbeat_interval, options.heartbeat_interval);
         assert_eq!(settings.storage.memtable_bytes.get(), options.memtable_bytes);
+        let merged_memtable_bytes = settings.storage.merged_memtable_bytes.get();
+        assert_eq!(merged_memtable_bytes, options.merged_memtable_bytes);
         assert_eq!(settings.storage.cache_bytes.get(), options.cache_bytes as u64);
         assert_eq!(settings.storage.segment_bytes.get(), options.segment_bytes);
         assert_eq!(settings.storage.checkpoint_age, options.checkpoint_age);
         assert_eq!(settings.raft.clock_skew_max, options.clock_skew_max);
+        assert_eq!(settings.raft.reads, options.reads);
+        assert_eq!(settings.raft.clock_drift_max, options.clock_drift_max);
         assert_eq!(settings.storage.disk_reserve.get(), options.disk_reserve_bytes);
         assert_eq!(settings.storage.disk_stall_max, options.disk_stall_max);
         assert_eq!(settings.storage.log_retain.get(), options.log_retain_bytes);

@@ -42,7 +42,7 @@ impl Replica {
         }
         for outcome in ready.reads {
             match outcome.result {
-                Ok(index) => self.reads.confirm(outcome.id, index),
+                Ok(index) => effects.reads_by_round += self.reads.confirm(outcome.id, index),
                 Err(error) => {
                     for read in self.reads.refuse(outcome.id) {
                         let refusal = self.read_refusal(&error);

@@ -31,7 +31,7 @@ impl Replica {
         } else {
             let Request { operation, consistency, reply, deadline, entered, permit, .. } = request;
             let read = ReadRequest { operation, reply, deadline, entered, permit };
-            self.read(consistency, read);
+            self.read(now, consistency, read, effects);
         }
     }
 
@@ -93,7 +93,7 @@ impl Replica {
         match self.propose_write(now, &origin, &write) {
             Ok(position) => {
                 let proposed = now.instant;
-                let waiting = Waiting { reply, deadline, entered, proposed, _permit: permit };
+                let waiting = Waiting { reply, deadline, entered, proposed, permit };
                 self.pending.push(position.index.0, position.term.0, waiting);
                 true
             }

@@ -96,13 +96,7 @@ impl Replica {
     }
 
     /// This replica leads for certain, and nothing beyond `index` was committed when the read arrived.
-    fn read_by_lease(
-        &mut self,
-        now: &Now,
-        index: Index,
-        read: ReadRequest,
-        effects: &mut Effects,
-    ) {
+    fn read_by_lease(&mut self, now: &Now, index: Index, read: ReadRequest, effects: &mut Effects) {
         effects.reads_by_lease += 1;
         if index <= self.applying.applied().index {
             let read_time_ms = self.read_time_ms(now);

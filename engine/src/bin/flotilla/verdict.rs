@@ -170,6 +170,7 @@ mod tests {
             suspect: Vec::new(),
             damaged: Vec::new(),
             installing: Vec::new(),
+            leased: Vec::new(),
         }
     }
 

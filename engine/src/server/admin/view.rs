@@ -42,6 +42,9 @@ pub struct NodeView {
     /// Groups whose local rows are being replaced by a snapshot at this moment.
     #[serde(default)]
     pub installing: Vec<u64>,
+    /// Groups that the node leads and reads without asking the other replicas.
+    #[serde(default)]
+    pub leased: Vec<u64>,
 }
 
 /// One shard as its local replica sees it.
@@ -143,6 +146,7 @@ impl NodeView {
             suspect: groups(&statuses, |status| status.suspect),
             damaged: groups(&statuses, |status| status.needs_snapshot),
             installing: groups(&statuses, |status| status.installing),
+            leased: groups(&statuses, |status| status.leased),
         }
     }
 }

@@ -6,6 +6,8 @@ use flotilla_raft::{
     Entry, Fetch, HardState, Index, Persist, Position, Raft, ReadId, ReplicaId, Restored, Term,
 };
 
+use crate::clock::Clock;
+
 /// What survives a crash. Entries are kept whole; `base` only says what the core may still ask. What a
 /// snapshot brought is filled in from what is known to be committed.
 #[derive(Default)]
@@ -127,6 +129,7 @@ pub struct Machine {
     pub applied: Index,
     pub commit: Index,
     pub paused_until: u64,
+    pub clock: Clock,
     pub turn_due: bool,
     /// Reads that wait, with the commit index known anywhere when they were asked.
     pub reads: BTreeMap<ReadId, Index>,
@@ -156,6 +159,7 @@ impl Machine {
             applied: Index(0),
             commit: Index(0),
             paused_until: 0,
+            clock: Clock::new(0, id.0 << 40),
             turn_due: false,
             reads: BTreeMap::new(),
             proposals: BTreeMap::new(),

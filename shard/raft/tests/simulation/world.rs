@@ -1,15 +1,19 @@
 //! The clock, the network and the faults.
 
 mod clients;
+mod counts;
 mod faults;
+mod network;
 mod snapshots;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flotilla_raft::{
-    Event, Fetch, Limits, Message, Options, Position, Raft, ReplicaId, Role, Ticket, Time,
+    Event, Fetch, Leases, Limits, Message, Options, Position, Raft, ReplicaId, Role, Ticket, Time,
 };
+
+pub use counts::Counts;
 
 use crate::{
     checks::Observer,
@@ -19,6 +23,8 @@ use crate::{
 const MS: u64 = 1_000_000;
 const ELECTION_TIMEOUT_MS: u64 = 100;
 const HEARTBEAT_MS: u64 = 20;
+/// Clocks may be ten per cent fast or slow: enough for the seeds to tell whether that is minded.
+const CLOCK_DRIFT_MAX_PPM: u32 = 100_000;
 /// How long the faults last, and how long the group then has to come to rest.
 const STORM_MS: u64 = 6_000;
 const CALM_MS: u64 = 3_000;
@@ -26,69 +32,27 @@ const CALM_MS: u64 = 3_000;
 pub struct Setup {
     pub seed: u64,
     pub voters: u64,
+    pub clocks: Clocks,
+    pub faults: Faults,
 }
 
-macro_rules! counts {
-    ($($name:ident),* $(,)?) => {
-        /// What happened in a run.
-        #[derive(Default, Debug, Clone)]
-        pub struct Counts { $(pub $name: u64),* }
-
-        impl Counts {
-            pub fn add(&mut self, other: &Self) {
-                $(self.$name += other.$name;)*
-            }
-
-            /// A simulation in which nothing goes wrong, or nothing goes on, proves nothing.
-            pub fn assert_meaningful(&self) {
-                $(assert!(self.$name > 0, "no {} in any run", stringify!($name));)*
-            }
-        }
-    };
+/// What goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// Everything that can.
+    All,
+    /// Leaders are cut off while others want to be elected: what leases are about, again and again.
+    Ousted,
 }
 
-counts!(
-    turns,
-    messages,
-    lost,
-    repeated,
-    cut_by_partition,
-    partitions,
-    pauses,
-    crashes,
-    writes_lost,
-    slow_disks,
-    elections,
-    proposals,
-    proposals_refused,
-    proposals_applied,
-    reads,
-    reads_confirmed,
-    reads_refused,
-    fetches,
-    fetches_failed,
-    compactions,
-    truncations,
-    entries_committed,
-    unreachable,
-    snapshots_ordered,
-    snapshots_lost,
-    snapshots_repeated,
-    snapshots_unwanted,
-    snapshots_received,
-    snapshots_refused,
-    snapshots_installed,
-    logs_restarted,
-    crashes_before_swap,
-    crashes_after_swap,
-    crashes_after_install,
-    rows_lost,
-    applied_again,
-    transfers,
-    takeovers_asked,
-    proposals_refused_in_transfer,
-    leading_forbidden,
-);
+/// How well the clocks run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Clocks {
+    /// As fast and as slow as leases allow for.
+    WithinBound,
+    /// Much faster and slower: stale reads are counted, not refused.
+    BeyondBound,
+}
 
 enum Happening {
     Deliver { to: usize, from: ReplicaId, bytes: Bytes },
@@ -100,6 +64,8 @@ enum Happening {
     Swapped { at: usize, life: u64, position: Position },
     Sent { from: usize, life: u64, to: usize, position: Option<Position> },
     Restart { at: usize },
+    Campaign { at: usize },
+    CutOff { at: usize },
     Client,
     Fault,
 }
@@ -122,6 +88,10 @@ pub struct World {
     trace: u64,
     check_quorum: bool,
     pre_vote: bool,
+    leases: bool,
+    clocks: Clocks,
+    faults: Faults,
+    stale_reads: u64,
 }
 
 impl World {
@@ -143,15 +113,25 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             check_quorum: true,
             pre_vote: true,
+            leases: true,
+            clocks: setup.clocks,
+            faults: setup.faults,
+            stale_reads: 0,
         };
         // Most runs use the defaults of the engine; some do without one or both refinements,
         // which must not be what safety rests on.
         world.pre_vote = world.below(4) > 0;
         world.check_quorum = world.below(4) > 0;
+        world.leases = world.below(4) > 0;
         world.loss_percent = world.below(20);
         world.delay_max = [2, 10, 60][world.below(3) as usize] * MS;
+        if world.faults == Faults::Ousted {
+            (world.leases, world.loss_percent, world.delay_max) = (true, 0, 2 * MS);
+            (world.pre_vote, world.check_quorum) = (world.below(2) == 0, world.below(2) == 0);
+        }
         for at in 0..world.machines.len() {
             world.machines[at].disk_delay_max = 3 * MS;
+            world.change_clock(at);
             world.start(at);
         }
         world.later(0, Happening::Client);
@@ -201,9 +181,7 @@ impl World {
     }
 
     pub fn run(&mut self) {
-        while self.now < STORM_MS * MS {
-            self.advance();
-        }
+        self.storm();
         self.heal();
         let end = self.now + CALM_MS * MS;
         while self.now < end {
@@ -212,12 +190,28 @@ impl World {
         self.check_rest();
     }
 
+    pub fn storm(&mut self) {
+        while self.now < STORM_MS * MS {
+            self.advance();
+        }
+    }
+
+    /// Reads by leases that did not see all that was committed. Zero unless clocks are beyond their bound.
+    pub fn stale_reads(&self) -> u64 {
+        self.stale_reads
+    }
+
+    /// What the clock of a machine shows.
+    fn time_of(&self, at: usize) -> Time {
+        self.machines[at].clock.at(self.now)
+    }
+
     /// Does the next thing on the agenda or the next tick, whichever is first.
     fn advance(&mut self) {
         let tick = (0..self.machines.len())
             .filter_map(|at| {
                 let machine = &self.machines[at];
-                let due = machine.raft.as_ref()?.next_tick().0;
+                let due = machine.clock.when(machine.raft.as_ref()?.next_tick());
                 Some((due.max(machine.paused_until).max(self.now), at))
             })
             .min();
@@ -295,6 +289,12 @@ impl World {
                     self.start(at);
                 }
             }
+            Happening::CutOff { at } => self.cut_off(at),
+            Happening::Campaign { at } => {
+                if !self.postpone(at) {
+                    self.step(at, Event::Campaign);
+                }
+            }
             Happening::Snapshot { from, life, to, position } => {
                 self.snapshot_received(from, life, to, position);
             }
@@ -314,6 +314,9 @@ impl World {
         let seed = self.below(u64::MAX);
         let voters = (1..=self.voters).map(ReplicaId).collect();
         let (pre_vote, check_quorum) = (self.pre_vote, self.check_quorum);
+        let leases = Leases { reads: true, clock_drift_max_ppm: CLOCK_DRIFT_MAX_PPM };
+        let leases = self.leases.then_some(leases);
+        let now = self.time_of(at);
         let machine = &mut self.machines[at];
         let restored = machine.disk.restored(&self.observer.committed);
         machine.log = machine.disk.entries.clone();
@@ -332,14 +335,14 @@ impl World {
             check_quorum,
             disk_stall_max: Duration::from_secs(1),
             may_lead: true,
-            leases: None,
+            leases,
             limits: limits(),
         };
-        machine.raft = Some(Raft::new(options, restored, Time(self.now)));
+        machine.raft = Some(Raft::new(options, restored, now));
     }
 
     fn step(&mut self, at: usize, event: Event) {
-        let now = Time(self.now);
+        let now = self.time_of(at);
         let Some(raft) = &mut self.machines[at].raft else { return };
         raft.step(now, event);
         self.stirred(at);
@@ -361,8 +364,9 @@ impl World {
 
     fn turn(&mut self, at: usize) {
         loop {
+            let now = self.time_of(at);
             let Some(raft) = &mut self.machines[at].raft else { return };
-            let ready = raft.ready(Time(self.now));
+            let ready = raft.ready(now);
             let status = raft.status();
             self.counts.turns += 1;
             self.note((at, self.now, status.term.0, status.last.index.0, status.commit.0));
@@ -437,40 +441,6 @@ impl World {
             if !ready.more {
                 return;
             }
-        }
-    }
-
-    fn transmit(&mut self, from: usize, to: ReplicaId, message: &Message) {
-        self.counts.messages += 1;
-        self.counts.takeovers_asked += u64::from(matches!(message, Message::TimeoutNow { .. }));
-        let to = to.0 as usize - 1;
-        if self.cut.contains(&(from, to)) {
-            self.counts.cut_by_partition += 1;
-            if self.below(50) == 0 {
-                self.counts.unreachable += 1;
-                let id = self.machines[to].id;
-                if let Some(raft) = &mut self.machines[from].raft {
-                    raft.step(Time(self.now), Event::Unreachable(id));
-                }
-            }
-            return;
-        }
-        if self.below(100) < self.loss_percent {
-            self.counts.lost += 1;
-            return;
-        }
-        let mut buffer = BytesMut::new();
-        message.encode(&mut buffer);
-        let bytes = buffer.freeze();
-        let copies = if self.storm && self.below(20) == 0 { 2 } else { 1 };
-        self.counts.repeated += copies - 1;
-        for _ in 0..copies {
-            let mut delay = self.below(self.delay_max) + MS / 10;
-            if self.storm && self.below(100) == 0 {
-                delay += self.below(500 * MS);
-            }
-            let from = self.machines[from].id;
-            self.later(delay, Happening::Deliver { to, from, bytes: bytes.clone() });
         }
     }
 }

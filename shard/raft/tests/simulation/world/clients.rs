@@ -1,8 +1,8 @@
 //! Clients that propose and read wherever somebody takes it.
 
-use flotilla_raft::{ProposeError, ReadError, Role, Time};
+use flotilla_raft::{ProposeError, ReadError, Role};
 
-use super::{Happening, MS, World};
+use super::{Clocks, Faults, Happening, MS, World};
 
 impl World {
     /// Proposes and reads at every replica that takes it: several may believe that they lead.
@@ -11,14 +11,17 @@ impl World {
             if self.postpone(at) {
                 continue;
             }
-            for _ in 0..self.below(4) {
+            let proposals = if self.faults == Faults::Ousted { 2 } else { 4 };
+            for _ in 0..self.below(proposals) {
                 self.propose(at);
             }
-            for _ in 0..self.below(3) {
+            for _ in 0..self.below(proposals.max(3) - 1) {
                 self.read(at);
             }
+            self.lease_read(at);
         }
-        let delay = self.below(10 * MS);
+        let longest = if self.faults == Faults::Ousted { 4 } else { 10 };
+        let delay = self.below(longest * MS);
         self.later(delay, Happening::Client);
     }
 
@@ -27,9 +30,10 @@ impl World {
         let number = self.payloads;
         let mut payload = number.to_le_bytes().to_vec();
         payload.resize(8 + self.below(60) as usize, 0);
+        let now = self.time_of(at);
         let Some(raft) = &mut self.machines[at].raft else { return };
         let transferring = raft.role() == Role::Leader && raft.status().transferring.is_some();
-        match raft.propose(Time(self.now), payload.into()) {
+        match raft.propose(now, payload.into()) {
             Ok(position) => {
                 assert!(!transferring, "a proposal was taken during a transfer");
                 self.counts.proposals += 1;
@@ -46,8 +50,9 @@ impl World {
 
     fn read(&mut self, at: usize) {
         let floor = self.observer.commit();
+        let now = self.time_of(at);
         let Some(raft) = &mut self.machines[at].raft else { return };
-        match raft.read(Time(self.now)) {
+        match raft.read(now) {
             Ok(id) => {
                 self.counts.reads += 1;
                 let before = self.machines[at].reads.insert(id, floor);
@@ -55,6 +60,27 @@ impl World {
                 self.stirred(at);
             }
             Err(ReadError::NotLeader { .. } | ReadError::Busy) => {}
+        }
+    }
+
+    /// A read that asks nobody is judged at once: the rows that it reads are those of this moment.
+    fn lease_read(&mut self, at: usize) {
+        let floor = self.observer.commit();
+        let now = self.time_of(at);
+        let Some(raft) = &self.machines[at].raft else { return };
+        match raft.lease_read(now) {
+            Some(index) => {
+                self.counts.reads_by_lease += 1;
+                let machine = &self.machines[at];
+                match self.clocks {
+                    Clocks::WithinBound => self.observer.is_current(machine, floor, index),
+                    Clocks::BeyondBound => self.stale_reads += u64::from(index < floor),
+                }
+            }
+            None => {
+                let leads = raft.role() == Role::Leader;
+                self.counts.leaders_without_lease += u64::from(leads);
+            }
         }
     }
 }

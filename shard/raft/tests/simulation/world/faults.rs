@@ -2,7 +2,7 @@
 
 use flotilla_raft::{Event, ReplicaId, Role};
 
-use super::{Happening, MS, World};
+use super::{CLOCK_DRIFT_MAX_PPM, Clocks, ELECTION_TIMEOUT_MS, Faults, Happening, MS, World};
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -11,7 +11,18 @@ impl World {
         }
         let count = self.machines.len() as u64;
         let at = self.below(count) as usize;
-        match self.below(14) {
+        if self.faults == Faults::Ousted {
+            if !std::mem::take(&mut self.cut).is_empty() || !self.oust() {
+                self.later(3 * ELECTION_TIMEOUT_MS * MS, Happening::Fault);
+            }
+            return;
+        }
+        if self.below(2) == 0 {
+            let (at, delay) = (self.below(count) as usize, self.below(150 * MS));
+            self.counts.campaigns_ordered += 1;
+            self.later(delay, Happening::Campaign { at });
+        }
+        match self.below(18) {
             0 | 1 => self.crash(at),
             2 => {
                 // All at once: power loss.
@@ -59,10 +70,92 @@ impl World {
                     self.step(at, Event::MayLead(may_lead));
                 }
             }
+            13 => self.change_clock(at),
+            14..=16 => {
+                if self.oust() {
+                    // Its end is awaited.
+                    return;
+                }
+            }
             _ => self.lose_rows(at),
         }
         let delay = self.below(150 * MS);
         self.later(delay, Happening::Fault);
+    }
+
+    /// The scene that leases are about: the leader is cut off, perhaps while it hands over, with the slowest clock
+    /// that it may have; the others want to be elected at once, and do not remember what they promised.
+    /// False if there is no leader.
+    fn oust(&mut self) -> bool {
+        let leads = |at: &usize| {
+            self.machines[*at].raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader)
+        };
+        let Some(leader) = (0..self.machines.len()).find(leads) else { return false };
+        self.counts.leaders_cut_off += 1;
+        if self.below(2) == 0 {
+            for at in 0..self.machines.len() {
+                let most = self.drift_max_ppm() as i64;
+                let now = self.now;
+                let drift_ppm = if at == leader { -most } else { most };
+                self.machines[at].clock.set_drift(now, drift_ppm);
+            }
+        }
+        let others: Vec<usize> = (0..self.machines.len()).filter(|at| *at != leader).collect();
+        let mut start = 0;
+        match self.below(3) {
+            0 => {
+                self.step(leader, Event::Transfer { to: None });
+                start = self.below(2 * self.delay_max);
+            }
+            1 => {
+                // One of the others has not heard the leader for a while, and owes it nothing any more.
+                let deaf = others[self.below(others.len() as u64) as usize];
+                self.cut = vec![(leader, deaf), (deaf, leader)];
+                start = ELECTION_TIMEOUT_MS * MS * 9 / 8;
+            }
+            _ => {}
+        }
+        self.later(start, Happening::CutOff { at: leader });
+        for at in others {
+            if self.below(4) == 0 {
+                self.crash(at);
+            }
+            for _ in 0..8 {
+                let delay = start + self.below(2 * ELECTION_TIMEOUT_MS * MS);
+                self.later(delay, Happening::Campaign { at });
+            }
+        }
+        self.later(start + 4 * ELECTION_TIMEOUT_MS * MS, Happening::Fault);
+        true
+    }
+
+    /// Nothing reaches this machine, and nothing leaves it.
+    pub(super) fn cut_off(&mut self, at: usize) {
+        if self.storm {
+            let others = (0..self.machines.len()).filter(|other| *other != at);
+            self.cut = others.flat_map(|other| [(at, other), (other, at)]).collect();
+        }
+    }
+
+    fn drift_max_ppm(&self) -> u64 {
+        match self.clocks {
+            Clocks::WithinBound => u64::from(CLOCK_DRIFT_MAX_PPM),
+            Clocks::BeyondBound => 600_000,
+        }
+    }
+
+    /// From now on a clock runs at another speed, as fast or slow as it may more often than not.
+    pub(super) fn change_clock(&mut self, at: usize) {
+        self.counts.clocks_changed += 1;
+        let most = self.drift_max_ppm();
+        let drift_ppm = match self.below(4) {
+            0 => most,
+            1 | 2 => 0,
+            _ => self.below(2 * most + 1),
+        };
+        let drift_ppm = if self.below(2) == 0 { drift_ppm } else { 2 * most - drift_ppm };
+        let now = self.now;
+        self.machines[at].clock.set_drift(now, drift_ppm as i64 - most as i64);
     }
 
     /// Loses everything that is not durable, except for a random number of writes that had
@@ -88,7 +181,8 @@ impl World {
         machine.installing = None;
         machine.orders.clear();
         self.report(at, None);
-        let delay = self.below(300 * MS);
+        let longest = [20, 300][self.below(2) as usize] * MS;
+        let delay = self.below(longest);
         self.later(delay, Happening::Restart { at });
     }
 

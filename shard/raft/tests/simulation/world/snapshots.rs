@@ -77,8 +77,9 @@ impl World {
                 self.machines[to].installing = Some(position);
                 self.machines[to].sender = Some((from, life));
             }
+            let now = self.time_of(to);
             let raft = self.machines[to].raft.as_mut().expect("just seen");
-            raft.step(flotilla_raft::Time(self.now), Event::SnapshotReceived(position));
+            raft.step(now, Event::SnapshotReceived(position));
             let taken = raft.installing();
             assert_eq!(taken, if wanted { Some(position) } else { busy }, "taken or not");
             self.stirred(to);

@@ -10,11 +10,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use flotilla::server::process::{ServeArgs, serve};
 use flotilla_bench::cluster::{Cluster, ClusterArgs};
 use flotilla_bench::{
-    absence, crash, disk, edges, embedded, endurance, failover, increments, load, overload,
+    absence, check, crash, disk, edges, embedded, endurance, failover, increments, load, overload,
+    peers, run,
 };
 use tokio::signal::unix::{SignalKind, signal};
+
+/// As in the server's own binary: this program is the server that it measures.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Loads, breaks and judges Flotilla.
 #[derive(Debug, Parser)]
@@ -26,10 +32,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure one workload against one store: latencies, throughput, and what it costs.
+    Run(Box<run::RunArgs>),
     /// Measure throughput, latency and CPU time over the Redis protocol.
     Load(Box<load::LoadArgs>),
     /// Measure the engine inside this process.
     Embedded(embedded::EmbeddedArgs),
+    /// Compare with etcd, NATS, Redis, redb and fjall in one run.
+    Peers(Box<peers::PeersArgs>),
+    /// Be a node, as `flotilla serve` is one.
+    #[command(hide = true)]
+    ServeNode(Box<ServeArgs>),
     /// Start a cluster, print where it is, and keep it until told to stop.
     Cluster(RunClusterArgs),
     /// Kill the busiest leader under load; measure the gap, and look for losses.
@@ -46,6 +59,9 @@ enum Command {
     Overload(overload::OverloadArgs),
     /// Large values among small ones, clients that do not read, clients that come and go.
     Edges(edges::EdgesArgs),
+    /// Judge a recorded history: is every key linearizable? Exit codes: 0 yes, 1 no, 2 the file is no
+    /// history, 3 gave up.
+    Check(check::CheckArgs),
     /// Measure what a disk gives: write and sync of 4 KiB, one at a time.
     ProbeDisk(disk::ProbeDiskArgs),
 }
@@ -72,6 +88,11 @@ fn main() -> ExitCode {
 }
 
 fn start(command: Command) -> anyhow::Result<ExitCode> {
+    match &command {
+        Command::Check(args) => return Ok(check::run(args)),
+        Command::ServeNode(args) => return Ok(serve_node(args)),
+        _ => {}
+    }
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
     let code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -93,10 +114,23 @@ fn ended(keeps: bool) -> ExitCode {
     if keeps { ExitCode::SUCCESS } else { ExitCode::from(130) }
 }
 
+/// A server of its own: it has its own threads, and stops itself when a signal says so.
+fn serve_node(args: &ServeArgs) -> ExitCode {
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("flotilla: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
 async fn run(command: Command) -> anyhow::Result<bool> {
     match command {
+        Command::Run(args) => run::run(&args).await,
         Command::Load(args) => load::run(&args).await,
         Command::Embedded(args) => embedded::run(&args).await,
+        Command::Peers(args) => peers::run(&args).await,
         Command::Cluster(args) => keep_cluster(&args).await,
         Command::Failover(args) => failover::run(&args).await,
         Command::Crash(args) => crash::run(&args).await,
@@ -105,6 +139,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Endurance(args) => endurance::run(&args).await,
         Command::Overload(args) => overload::run(&args).await,
         Command::Edges(args) => edges::run(&args).await,
+        Command::Check(_) | Command::ServeNode(_) => unreachable!("they need no runtime"),
         Command::ProbeDisk(args) => disk::run(&args).map(|()| true),
     }
 }

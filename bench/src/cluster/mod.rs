@@ -16,6 +16,7 @@ mod process;
 mod wait;
 
 pub use options::{ClusterArgs, Layout};
+pub(crate) use ports::free_ports;
 pub use process::Server;
 
 use std::collections::BTreeMap;
@@ -68,7 +69,7 @@ impl Cluster {
 
     async fn assemble(args: &ClusterArgs, with_proxies: bool) -> anyhow::Result<Cluster> {
         let layout = args.layout()?;
-        let binary = args.binary()?;
+        let (binary, subcommand) = args.server()?;
         let directory = args.fresh_directory()?;
         let ports = ports::free_ports(args.nodes as usize * 3)?;
         let addresses: BTreeMap<u64, Addresses> = (1..=args.nodes)
@@ -89,7 +90,7 @@ impl Cluster {
         };
         for (id, addresses) in addresses {
             let home = cluster.directory();
-            let mut arguments = vec!["serve".to_owned()];
+            let mut arguments = vec![subcommand.to_owned()];
             let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
             flag("--cluster-name", "bench".to_owned());
             flag("--node-id", id.to_string());

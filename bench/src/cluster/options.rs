@@ -1,7 +1,6 @@
 //! What cluster to start.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -19,7 +18,7 @@ pub enum Layout {
 /// Arguments of commands that start a cluster.
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
-    /// The flotilla binary; by default the one beside this program.
+    /// The flotilla binary; by default this program is the server too.
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
     /// How many server processes.
@@ -54,49 +53,33 @@ impl ClusterArgs {
         }
     }
 
-    /// The server's binary.
+    /// The server's binary and the subcommand that makes it a server.
     ///
     /// # Errors
     ///
-    /// If there is none, with the command that makes it.
-    pub fn binary(&self) -> anyhow::Result<PathBuf> {
-        if let Some(binary) = &self.binary {
-            return match binary.is_file() {
-                true => Ok(binary.clone()),
-                false => bail!("there is no file {}", binary.display()),
-            };
+    /// If there is no such file.
+    pub fn server(&self) -> anyhow::Result<(PathBuf, &'static str)> {
+        match &self.binary {
+            Some(binary) if binary.is_file() => Ok((binary.clone(), "serve")),
+            Some(binary) => bail!("there is no file {}", binary.display()),
+            None => {
+                let own = std::env::current_exe().context("cannot tell where this program is")?;
+                Ok((own, "serve-node"))
+            }
         }
-        let own = std::env::current_exe().context("cannot tell where this program is")?;
-        let binary = own.with_file_name("flotilla");
-        if !binary.is_file() {
-            bail!(
-                "there is no {}: build it with `cargo build --release -p flotilla`, or name another \
-                 with --binary",
-                binary.display()
-            );
-        }
-        Ok(binary)
     }
 
-    /// A line about the server's binary for reports, with a warning when it may be out of date.
+    /// A line about the server's binary for reports.
     ///
     /// # Errors
     ///
-    /// As [`ClusterArgs::binary`].
+    /// As [`ClusterArgs::server`].
     pub fn binary_note(&self) -> anyhow::Result<String> {
-        let binary = self.binary()?;
-        let written =
-            |path: &PathBuf| -> Option<SystemTime> { path.metadata().ok()?.modified().ok() };
-        let own = std::env::current_exe().ok();
-        let older = match (written(&binary), own.as_ref().and_then(written)) {
-            (Some(server), Some(own)) => server < own,
-            _ => false,
-        };
-        let note = match older {
-            true => " (older than this program: rebuild it if the engine has changed since)",
-            false => "",
-        };
-        Ok(format!("server {}{note}", binary.display()))
+        let (binary, _) = self.server()?;
+        Ok(match self.binary {
+            Some(_) => format!("server {}", binary.display()),
+            None => "server: this program".to_owned(),
+        })
     }
 
     /// A new directory for the cluster.

@@ -15,7 +15,7 @@ const PORTS: std::ops::Range<u16> = 12_000..32_000;
 /// `count` different free loopback ports.
 ///
 /// Another process may take one before it is used; the server that wants it then says so.
-pub(super) fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
+pub(crate) fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
     let begin = rand::rng().random_range(PORTS);
     let rotated = (begin..PORTS.end).chain(PORTS.start..begin);
     // All are held until all are found, so that they differ.

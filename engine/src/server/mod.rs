@@ -4,4 +4,5 @@
 //! only through what it is given.
 
 pub mod admin;
+pub mod process;
 pub mod resp;

@@ -3,8 +3,7 @@
 use clap::{Args, Subcommand};
 use flotilla::settings::Loaded;
 
-use crate::failure::Failure;
-use crate::settings_args::SettingsArgs;
+use flotilla::server::process::{Failure, SettingsArgs};
 
 /// Arguments of `flotilla config`.
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use clap::Args;
 use flotilla::splits::{escape_key, parse_key};
 
 use crate::client::{Client, ClientError, Reply};
-use crate::failure::Failure;
+use flotilla::server::process::Failure;
 
 /// Keys asked for at a time.
 const PAGE_KEYS: &str = "256";

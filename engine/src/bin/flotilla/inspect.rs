@@ -11,8 +11,8 @@ use flotilla_storage::journal::{Inspection, PlaceKind, inspect};
 use flotilla_storage::store::{PageOptions, ShardState, Store, StoreMetrics, StoreOptions};
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
 use crate::tables;
+use flotilla::server::process::Failure;
 
 /// Arguments of `flotilla inspect`.
 #[derive(Debug, Args)]

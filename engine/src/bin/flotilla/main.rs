@@ -18,12 +18,7 @@ mod client;
 mod config;
 mod data;
 mod demo;
-mod failure;
 mod inspect;
-mod node;
-mod serve;
-mod settings_args;
-mod signals;
 mod status;
 mod tables;
 mod verdict;
@@ -32,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::failure::Failure;
+use flotilla::server::process::{ServeArgs, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -50,7 +45,7 @@ enum Command {
     /// Start three nodes in this process, load them, and show what they do.
     Demo(demo::DemoArgs),
     /// Run one node.
-    Serve(serve::ServeArgs),
+    Serve(ServeArgs),
     /// Ask running nodes what they host and how many losses they can bear.
     Status(status::StatusArgs),
     /// Print the value of a key of a running node, as it is.
@@ -70,7 +65,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(args) => serve(&args),
         Command::Status(args) => status::run(&args),
         Command::Get(args) => data::get(&args),
         Command::Put(args) => data::put(&args),
@@ -86,25 +81,4 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
-}
-
-/// Starts logging to standard error. `filter` is what the `log` setting says.
-fn start_logging(filter: &str) -> Result<(), Failure> {
-    use std::io::IsTerminal;
-
-    tracing_subscriber::fmt()
-        .with_env_filter(log_filter(filter)?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init()
-        .map_err(|error| Failure::runtime(format!("cannot start logging: {error}")))
-}
-
-fn log_filter(filter: &str) -> Result<tracing_subscriber::EnvFilter, Failure> {
-    tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
-        Failure::usage(format!(
-            "log `{filter}` is not a filter: {error}; write a level (error, warn, info, debug, \
-             trace), or warn,flotilla_router=debug"
-        ))
-    })
 }

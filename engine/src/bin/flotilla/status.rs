@@ -7,9 +7,9 @@ use flotilla::server::admin::get;
 use flotilla::server::admin::view::NodeView;
 use serde_json::json;
 
-use crate::failure::Failure;
 use crate::tables;
 use crate::verdict::Verdict;
+use flotilla::server::process::Failure;
 
 /// Arguments of `flotilla status`.
 #[derive(Debug, Args)]

@@ -13,14 +13,12 @@ use std::time::Duration;
 
 use clap::Args;
 use flotilla::server::admin::view::{NodeView, Readiness};
+use flotilla::server::process::{Failure, Listeners, RunningNode, Signals, bind, start_logging};
 use flotilla::settings::{Peers, Settings, Size};
 use flotilla::splits::escape_key;
 use tokio::time::Instant;
 
 use self::load::{Load, Progress};
-use crate::failure::Failure;
-use crate::node::{Listeners, RunningNode, bind};
-use crate::signals::Signals;
 use crate::tables;
 use crate::verdict::Verdict;
 
@@ -68,7 +66,7 @@ pub struct DemoArgs {
 
 /// Runs `flotilla demo`.
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
-    crate::start_logging(&args.log)?;
+    start_logging(&args.log)?;
     let temporary = match &args.dir {
         Some(_) => None,
         None => Some(

@@ -1,14 +1,12 @@
 //! `flotilla serve`: one node, until it is told to stop or stops itself.
 
+use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
-use flotilla::settings::{Loaded, Settings};
 
-use crate::failure::Failure;
-use crate::node::{Listeners, RunningNode};
-use crate::settings_args::SettingsArgs;
-use crate::signals::Signals;
+use super::{Failure, Listeners, RunningNode, SettingsArgs, Signals};
+use crate::settings::{Loaded, Settings};
 
 /// How long a node that stopped itself may take to close what still can be closed.
 const FAILED_STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,10 +18,15 @@ pub struct ServeArgs {
     settings: SettingsArgs,
 }
 
-/// Runs `flotilla serve`.
-pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+/// Runs a node until it is told to stop, or stops itself. Logs go to standard error; when the node
+/// serves, a line about it goes to standard output.
+///
+/// # Errors
+///
+/// If the settings are wrong, the node cannot start, or it stopped itself.
+pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let loaded = args.settings.load()?;
-    crate::start_logging(&loaded.settings.log)?;
+    super::start_logging(&loaded.settings.log)?;
     warn(&loaded);
 
     // The doors and their connections; the engine has threads of its own.
@@ -33,12 +36,12 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::runtime(format!("cannot start threads: {error}")))?;
-    let result = runtime.block_on(serve(&loaded.settings));
+    let result = runtime.block_on(run(&loaded.settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve(settings: &Settings) -> Result<(), Failure> {
+async fn run(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let listeners = Listeners::bind(settings)?;
     let node = tokio::select! {
@@ -48,7 +51,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    say!(
+    // A reader that went away is no reason to fail, let alone to panic.
+    let _ = writeln!(
+        std::io::stdout().lock(),
         "node {} of cluster {} serves: redis {} admin http://{}",
         settings.node_id,
         settings.cluster_name,

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::failure::Failure;
+use super::Failure;
 
 /// Listens for SIGINT and SIGTERM from its creation on, so that none is missed between waits.
 pub struct Signals {
@@ -12,6 +12,10 @@ pub struct Signals {
 
 impl Signals {
     /// Starts listening. From now on neither signal ends the process by itself.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not let it.
     pub fn listen() -> Result<Signals, Failure> {
         let listen = |kind, name: &str| {
             signal(kind)

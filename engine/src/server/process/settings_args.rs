@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use flotilla::settings::{Layers, Loaded, load};
 
-use crate::failure::Failure;
+use super::Failure;
+use crate::settings::{Layers, Loaded, load};
 
 /// Where settings come from: a file, the environment, and these flags above both.
 #[derive(Debug, Default, Args)]
@@ -69,6 +69,10 @@ pub struct SettingsArgs {
 
 impl SettingsArgs {
     /// Puts defaults, file, environment and flags together.
+    ///
+    /// # Errors
+    ///
+    /// If what they say together makes no sense, in words.
     pub fn load(&self) -> Result<Loaded, Failure> {
         let given = [
             ("cluster_name", &self.cluster_name),
@@ -97,7 +101,7 @@ impl SettingsArgs {
             .collect();
         let loaded = load(&Layers { file: self.config.clone(), environment, flags })
             .map_err(Failure::usage)?;
-        crate::log_filter(&loaded.settings.log)?;
+        super::log_filter(&loaded.settings.log)?;
         Ok(loaded)
     }
 }

@@ -49,6 +49,7 @@ pub mod resp;
 pub mod result;
 pub mod run;
 pub mod sampling;
+pub mod scale;
 pub mod target;
 pub mod verify;
 pub mod workload;

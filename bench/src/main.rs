@@ -15,6 +15,7 @@ use flotilla_bench::cluster::{Cluster, ClusterArgs};
 use flotilla_bench::{
     absence, check, crash, disk, edges, embedded, endurance, failover, increments, load, overload,
     peers, run,
+    scale,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,6 +41,8 @@ enum Command {
     Embedded(embedded::EmbeddedArgs),
     /// Compare with etcd, NATS, Redis, redb and fjall in one run.
     Peers(Box<peers::PeersArgs>),
+    /// Measure one workload over numbers of shards and of clients.
+    Scale(Box<scale::ScaleArgs>),
     /// Be a node, as `flotilla serve` is one.
     #[command(hide = true)]
     ServeNode(Box<ServeArgs>),
@@ -128,6 +131,7 @@ fn serve_node(args: &ServeArgs) -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Run(args) => run::run(&args).await,
+        Command::Scale(args) => scale::run(&args).await,
         Command::Load(args) => load::run(&args).await,
         Command::Embedded(args) => embedded::run(&args).await,
         Command::Peers(args) => peers::run(&args).await,

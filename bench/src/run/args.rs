@@ -16,9 +16,6 @@ pub struct LoadArgs {
     /// a to f as YCSB has them, put, get, scan, or a file of properties in YCSB's form.
     #[arg(long, default_value = "a", value_name = "NAME|FILE")]
     pub workload: String,
-    /// How many clients, each with a connection of its own.
-    #[arg(long, default_value_t = 64, value_parser = at_least_one)]
-    pub clients: usize,
     /// How many operations each has under way.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub pipeline: usize,
@@ -79,10 +76,10 @@ impl LoadArgs {
         Ok(workload)
     }
 
-    /// How the target is driven, in a closed loop unless `rate` says how often.
-    pub fn options(&self, rate: Option<f64>) -> DriveOptions {
+    /// How the target is driven by so many clients, in a closed loop unless `rate` says how often.
+    pub fn options(&self, clients: usize, rate: Option<f64>) -> DriveOptions {
         DriveOptions {
-            clients: self.clients,
+            clients,
             pipeline: self.pipeline,
             batch: self.batch,
             rate,
@@ -140,7 +137,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=1_000_000) => Ok(number),
         _ => Err("write a number from 1 to 1,000,000".to_owned()),

@@ -53,6 +53,9 @@ pub struct RunArgs {
     /// Processes of the target's servers, whose cost is counted. Known for a cluster started here.
     #[arg(long, value_delimiter = ',', value_name = "PID,...", requires = "target")]
     pub server_pid: Vec<u32>,
+    /// How many clients, each with a connection of its own.
+    #[arg(long, default_value_t = 64, value_parser = args::at_least_one)]
+    pub clients: usize,
     /// 0: a closed loop. A number: operations each second, with latencies from when they were due.
     /// auto: rising rates, to find the highest that the target keeps up with.
     #[arg(long, default_value = "0", value_name = "0|N|auto")]
@@ -132,7 +135,7 @@ async fn measure_subject(
         Rate::PerSecond(rate) => Some(rate),
         Rate::Closed | Rate::Auto => None,
     };
-    let options = DriveOptions { recorder, ..args.load.options(rate) };
+    let options = DriveOptions { recorder, ..args.load.options(args.clients, rate) };
     let (mut results, mut all) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
         let context = Context { round, ..context.clone() };

@@ -59,6 +59,23 @@ impl Subject {
         Ok(Subject { target, shards, cluster: None, parent, is_local })
     }
 
+    /// Opens an engine in this process that is cut into `shards`, with fresh directories in `parent`.
+    ///
+    /// # Errors
+    ///
+    /// If it does not open.
+    pub async fn cut(
+        spec: &TargetSpec,
+        shards: u32,
+        parent: Option<PathBuf>,
+        keys: u64,
+    ) -> anyhow::Result<Subject> {
+        let (directory, processes) = (parent.clone(), Vec::new());
+        let options = OpenOptions { directory, shards: Some(shards), keys, processes };
+        let target = spec.open(&options).await?;
+        Ok(Subject { target, shards: Some(shards), cluster: None, parent, is_local: true })
+    }
+
     /// Starts a cluster for `keys` keys and waits until it is ready.
     ///
     /// # Errors

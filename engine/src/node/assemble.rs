@@ -21,8 +21,8 @@ use flotilla_router::peer::{
 };
 use flotilla_router::{Router, RouterMetrics, RouterOptions, TransportSlot};
 use flotilla_shard::{
-    Budget, LaneOptions, Lanes, Part, ShardMetrics, SnapshotMetrics, SnapshotOptions, Snapshots,
-    Wiring,
+    Budget, LaneOptions, Lanes, Pace, Part, ShardMetrics, SnapshotMetrics, SnapshotOptions,
+    Snapshots, Wiring,
 };
 use flotilla_storage::fs::{RealFs, free_bytes};
 use flotilla_storage::journal::{
@@ -89,7 +89,7 @@ pub(super) async fn assemble(
     let pool = Arc::new(ReadPool::start(READ_THREADS, metrics.store).map_err(failed)?);
 
     let slot = TransportSlot::new();
-    let budget = Budget::new(options.budget_bytes);
+    let budget = Budget::paced(options.budget_bytes, Pace::of_budget(options.budget_bytes));
     let router = Router::new(
         router_options(&options),
         lanes.clone(),
@@ -237,14 +237,17 @@ fn open_disk(
     metrics.snapshots.register(registry).map_err(taken)?;
     let journal_options = JournalOptions {
         segment_bytes: options.segment_bytes,
-        total_bytes_target: options.log_retain_bytes.saturating_mul(3) / 2,
+        total_bytes_target: options.journal_bytes_target(),
         ..JournalOptions::default()
     };
     let (journal, recovery) =
         Journal::open(Arc::new(RealFs), directory.path().join(JOURNAL), journal_options)
             .map_err(|error| Error::Storage(error.to_string()))?;
-    let store_options =
-        StoreOptions { cache_bytes: options.cache_bytes, ..StoreOptions::default() };
+    let store_options = StoreOptions {
+        cache_bytes: options.cache_bytes,
+        merged_bytes_max: options.merged_memtable_bytes,
+        ..StoreOptions::default()
+    };
     let (store, states) =
         restore::open_store(options, directory, genesis, &recovery, store_options, &metrics.store)?;
     let opened = restore::restore(options, directory, genesis, journal, recovery, store, states)?;

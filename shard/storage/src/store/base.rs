@@ -24,11 +24,13 @@ use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, WriteTransaction};
 
 use super::backend::{OpenBackend, Traffic};
+use super::compact;
 use super::error::{StoreError, guarded};
 use super::extent::{ShardState, TableId};
 use super::file::{self, Loaded};
 use super::metrics::StoreMetrics;
 use super::snapshot::{Committed, Snapshot};
+use super::sweep::Sweep;
 use super::watch::Watch;
 use crate::GroupId;
 
@@ -45,11 +47,21 @@ pub struct StoreOptions {
     /// Memory for merged memtables that stay readable above redb, in bytes. They are what was
     /// written last, which is often what is read next.
     pub merged_bytes_max: u64,
+    /// A file of at most this length is not compacted, however little is in it.
+    pub compact_file_bytes_min: u64,
+    /// A checkpoint of more rows than this, in bytes, is made in several commits: while one is made,
+    /// the rows that it writes take their space twice.
+    pub slice_bytes_min: u64,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { cache_bytes: 128 << 20, merged_bytes_max: 64 << 20 }
+        StoreOptions {
+            cache_bytes: 128 << 20,
+            merged_bytes_max: 64 << 20,
+            compact_file_bytes_min: 256 << 20,
+            slice_bytes_min: 64 << 20,
+        }
     }
 }
 
@@ -156,6 +168,14 @@ impl Base {
             let database = file::open_database(&open_backend, options, &traffic)?;
             guarded("open the store", || file::initialize(&database))?;
             let loaded = guarded("read the shards", || file::load(&database))?;
+            let live_bytes = loaded.states.iter().map(|state| state.bytes).sum();
+            if !compact::is_wanted(&loaded, options, traffic.file_bytes(), live_bytes) {
+                return Ok((database, loaded));
+            }
+            drop(loaded);
+            compact::compact(database)?;
+            let database = file::open_database(&open_backend, options, &traffic)?;
+            let loaded = guarded("read the shards", || file::load(&database))?;
             Ok((database, loaded))
         };
         // Closing a damaged file may unwind as well as opening it.
@@ -181,7 +201,7 @@ impl Base {
             metrics,
         };
         base.drop_unnamed(&BTreeSet::new())?;
-        base.metrics.redb_file_bytes.set(base.traffic.file_bytes() as i64);
+        base.show_sizes();
         Ok((base, damaged))
     }
 
@@ -201,6 +221,11 @@ impl Base {
     /// Bytes written to the file since the store was opened.
     pub(crate) fn written_bytes(&self) -> u64 {
         self.traffic.written_bytes()
+    }
+
+    /// Length of the file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.traffic.file_bytes()
     }
 
     pub(crate) fn metrics(&self) -> &StoreMetrics {
@@ -258,8 +283,14 @@ impl Base {
             self.watch.clone(),
         ));
         removed.into_iter().chain(swapped).for_each(|group| self.watch.forget(group));
-        self.metrics.redb_file_bytes.set(self.traffic.file_bytes() as i64);
+        self.show_sizes();
         Ok(())
+    }
+
+    fn show_sizes(&self) {
+        let live_bytes: u64 = self.snapshot().states().map(|state| state.bytes).sum();
+        self.metrics.live_bytes.set(i64::try_from(live_bytes).unwrap_or(i64::MAX));
+        self.metrics.redb_file_bytes.set(i64::try_from(self.file_bytes()).unwrap_or(i64::MAX));
     }
 
     /// Runs `write` in a transaction that is not durable before the next durable one is, and
@@ -371,35 +402,8 @@ impl Base {
     ///
     /// If the disk refuses; the file has to be opened again then.
     pub(crate) fn drop_unnamed(&self, used: &BTreeSet<TableId>) -> Result<(), StoreError> {
-        if self.watch.any_record_damaged() {
-            tracing::warn!("records of shards are damaged; tables that no record names are kept");
-            return Ok(());
-        }
-        let uses = self.snapshot().table_uses();
-        let mut unnamed = self.snapshot().row_tables()?;
-        unnamed.retain(|table| !uses.contains_key(table) && !used.contains(table));
-        for table in unnamed {
-            let snapshot = self.snapshot();
-            if file::is_abandoned(&snapshot.transaction, table)? {
-                continue;
-            }
-            let sound = file::is_tree(&snapshot.transaction, table);
-            drop(snapshot);
-            match sound {
-                true => tracing::info!(table = table.name(), "dropping a table of no shard"),
-                false => tracing::error!(
-                    table = table.name(),
-                    "a table of no shard is damaged; its pages are given up"
-                ),
-            }
-            self.commit(|transaction, current| {
-                match sound {
-                    true => file::delete_table(transaction, table)?,
-                    false => file::abandon_table(transaction, table)?,
-                }
-                Ok(Committed { table_next: current.table_next, ..Committed::default() })
-            })?;
-        }
+        let mut sweep = Sweep::default();
+        while sweep.step(self, used)? {}
         Ok(())
     }
 }

@@ -261,7 +261,8 @@ mod tests {
             Extent { table: tables[0], clip: clip("050", "060") },
         ];
         let (group, meta) = (GroupId(3), Bytes::from_static(b"meta"));
-        let state = ShardState { group, applied: (9, 2), version: 50, rows: 30, extents, meta };
+        let state =
+            ShardState { group, applied: (9, 2), version: 50, rows: 30, bytes: 0, extents, meta };
         let record = |transaction: &redb::WriteTransaction, current: &Snapshot| {
             let mut records = transaction.open_table(SHARDS_TABLE).unwrap();
             records.insert(group.0, &state.encode()[..]).unwrap();

@@ -10,8 +10,10 @@ use bytes::{Buf, BufMut, Bytes};
 use crate::GroupId;
 use crate::range::KeyRange;
 
-/// Version of the record's layout: its first byte.
-const RECORD_VERSION: u8 = 1;
+/// Version of the record's layout: its first byte. The first one did not say how many bytes there
+/// are.
+const RECORD_VERSION: u8 = 2;
+const RECORD_VERSION_MIN: u8 = 1;
 /// Bit of a clip's kind byte: the clip has an end.
 const CLIP_HAS_END: u8 = 1;
 
@@ -56,6 +58,9 @@ pub struct ShardState {
     pub version: u64,
     /// Rows in the extents. Exact as long as the shard owns its tables alone.
     pub rows: u64,
+    /// Bytes of their keys and stored values. Too low after a record of an older layout, until the
+    /// rows are rewritten.
+    pub bytes: u64,
     /// Where the rows lie: disjoint clips in key order.
     pub extents: Vec<Extent>,
     /// What the layer above handed to [`freeze`](super::Shard::freeze): not looked into.
@@ -67,7 +72,7 @@ impl ShardState {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![RECORD_VERSION];
         let (index, term) = self.applied;
-        for number in [index, term, self.version, self.rows] {
+        for number in [index, term, self.version, self.rows, self.bytes] {
             out.put_u64_le(number);
         }
         out.put_u32_le(self.extents.len() as u32);
@@ -116,12 +121,14 @@ impl ShardState {
 }
 
 fn take_record(group: GroupId, body: &mut Bytes) -> Option<ShardState> {
-    if body.try_get_u8().ok()? != RECORD_VERSION {
+    let layout = body.try_get_u8().ok()?;
+    if !(RECORD_VERSION_MIN..=RECORD_VERSION).contains(&layout) {
         return None;
     }
     let applied = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
     let version = body.try_get_u64_le().ok()?;
     let rows = body.try_get_u64_le().ok()?;
+    let bytes = if layout > RECORD_VERSION_MIN { body.try_get_u64_le().ok()? } else { 0 };
     let mut extents = Vec::new();
     for _ in 0..body.try_get_u32_le().ok()? {
         let table = TableId(body.try_get_u64_le().ok()?);
@@ -134,7 +141,7 @@ fn take_record(group: GroupId, body: &mut Bytes) -> Option<ShardState> {
         extents.push(Extent { table, clip: KeyRange { start, end } });
     }
     let meta = take_bytes(body)?;
-    Some(ShardState { group, applied, version, rows, extents, meta })
+    Some(ShardState { group, applied, version, rows, bytes, extents, meta })
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -168,6 +175,7 @@ mod tests {
             applied: (70, 2),
             version: 90,
             rows: 1000,
+            bytes: 70_000,
             extents: vec![extent(4, "", Some("m")), extent(9, "m", None)],
             meta: Bytes::from_static(b"descriptor"),
         }
@@ -193,6 +201,16 @@ mod tests {
             assert!(ShardState::decode(GroupId(3), &stored[..len]).is_err(), "cut to {len}");
         }
         assert!(ShardState::decode(GroupId(4), &stored).is_err(), "another group's record");
+    }
+
+    #[test]
+    fn a_record_of_the_first_layout_is_read() {
+        let mut stored = state().encode();
+        stored[0] = RECORD_VERSION_MIN;
+        stored.drain(33..41);
+        stored.truncate(stored.len() - 4);
+        stored.put_u32_le(checksum(GroupId(3), &stored));
+        assert_eq!(ShardState::decode(GroupId(3), &stored), Ok(ShardState { bytes: 0, ..state() }));
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub(crate) struct Loading {
     epoch: u64,
     table: Option<TableId>,
     digest: Digest,
+    /// Of the keys and stored values written so far.
+    bytes: u64,
     last_key: Option<Bytes>,
     unsynced_bytes: usize,
     /// The record to be swapped in, once verified.
@@ -149,6 +151,7 @@ impl Loading {
             epoch: store.base().watch().epoch(),
             table: None,
             digest: Digest::default(),
+            bytes: 0,
             last_key: None,
             unsynced_bytes: 0,
             verified: None,
@@ -212,6 +215,7 @@ impl Loading {
         }
         for (key, stored) in &rows {
             self.digest.add(key, stored);
+            self.bytes += (key.len() + stored.len()) as u64;
         }
         self.last_key = rows.last().map(|(key, _)| Bytes::copy_from_slice(key));
         store.metrics().import_bytes_total.inc_by(chunk.len() as u64);
@@ -289,7 +293,9 @@ impl Loading {
         let extent = |table| Extent { table, clip: self.range.clone() };
         let extents = self.table.map(extent).into_iter().collect();
         let group = self.group;
-        self.verified = Some(Arc::new(ShardState { group, applied, version, rows, extents, meta }));
+        let bytes = self.bytes;
+        let state = ShardState { group, applied, version, rows, bytes, extents, meta };
+        self.verified = Some(Arc::new(state));
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use super::memtable::{Cell, Inner};
 use super::metrics::StoreMetrics;
 use super::row;
 use super::shard::{Frozen, FrozenKind, Tally};
+use super::size::Size;
 use super::snapshot::{Committed, Snapshot};
 use super::tombstones::Tombstones;
 use crate::GroupId;
@@ -72,15 +73,7 @@ pub(crate) fn merge(
     batches: &BTreeMap<GroupId, Vec<&Frozen>>,
     metrics: &StoreMetrics,
 ) -> Result<(Committed, Merged), MergeError> {
-    let mut merger = Merger {
-        transaction,
-        current,
-        metrics,
-        table_next: current.table_next,
-        table_uses: current.table_uses(),
-        doubtful: BTreeSet::new(),
-        merged: Merged::default(),
-    };
+    let mut merger = Merger::new(transaction, current, metrics);
     let mut committed = Committed::default();
     {
         let recording = |error| StoreError::database("record a shard", error);
@@ -102,14 +95,7 @@ pub(crate) fn merge(
             }
         }
     }
-    for (table, uses) in &merger.table_uses {
-        if *uses == 0 && !merger.doubtful.contains(table) {
-            delete_table(transaction, *table)?;
-        }
-    }
-    if merger.table_next != current.table_next {
-        file::write_table_next(transaction, merger.table_next)?;
-    }
+    merger.finish()?;
     committed.table_next = merger.table_next;
     Ok((committed, merger.merged))
 }
@@ -128,6 +114,37 @@ struct Merger<'a> {
 
 /// The newest state of one key.
 type Change<'a> = (&'a [u8], &'a Cell);
+
+impl<'a> Merger<'a> {
+    fn new(
+        transaction: &'a WriteTransaction,
+        current: &'a Snapshot,
+        metrics: &'a StoreMetrics,
+    ) -> Merger<'a> {
+        Merger {
+            transaction,
+            current,
+            metrics,
+            table_next: current.table_next,
+            table_uses: current.table_uses(),
+            doubtful: BTreeSet::new(),
+            merged: Merged::default(),
+        }
+    }
+
+    /// Drops the tables that lost their last name, and records the number of the next one.
+    fn finish(&self) -> Result<(), StoreError> {
+        for (table, uses) in &self.table_uses {
+            if *uses == 0 && !self.doubtful.contains(table) {
+                delete_table(self.transaction, *table)?;
+            }
+        }
+        match self.table_next == self.current.table_next {
+            true => Ok(()),
+            false => file::write_table_next(self.transaction, self.table_next),
+        }
+    }
+}
 
 impl Merger<'_> {
     /// Merges one shard; `None` if it is to be removed.
@@ -154,9 +171,10 @@ impl Merger<'_> {
         let now_ms = newest.now_ms;
         let mut tally = Tally::default();
         let base_rows = base.map_or(0, |state| state.rows);
+        let size = base.map_or_else(Size::default, |state| Size::of(state));
         let extents = base.map_or(&[][..], |state| &state.extents);
-        let (rows, extents) = if changes.is_empty() && deleted.is_empty() {
-            (base_rows, extents.to_vec())
+        let (size, extents) = if changes.is_empty() && deleted.is_empty() {
+            (size, extents.to_vec())
         } else if must_rewrite(&changes, base_rows, extents) {
             let base = match base {
                 Some(_) => self.current.shard(group, self.metrics)?,
@@ -168,17 +186,18 @@ impl Merger<'_> {
                 range: &newest.shared.range,
                 now_ms,
             };
-            let (rows, extents, damaged_rows) =
+            let (size, extents, damaged_rows) =
                 self.rewrite(base.as_ref(), &rewrite, &mut tally)?;
             if damaged_rows > 0 {
                 self.merged.damaged.insert(group);
                 self.doubtful.extend(old_extents.iter().map(|extent| extent.table));
             }
-            (rows, extents)
+            (size, extents)
         } else {
-            let rows = self.update(base_rows, extents, &changes, &deleted, now_ms, &mut tally)?;
-            (rows, extents.to_vec())
+            let size = self.update(size, extents, &changes, &deleted, now_ms, &mut tally)?;
+            (size, extents.to_vec())
         };
+        let Size { rows, bytes } = size;
         self.acquire(&extents);
         self.release(old_extents);
         self.merged.rows += tally.puts + tally.deletes;
@@ -188,21 +207,22 @@ impl Merger<'_> {
             applied: newest.applied,
             version: newest.version,
             rows,
+            bytes,
             extents,
             meta: meta.clone(),
         }))
     }
 
-    /// Writes the changes into the tables that the shard has. Returns its new number of rows.
+    /// Writes the changes into the tables that the shard has. Returns its new size.
     fn update(
         &self,
-        mut rows: u64,
+        mut size: Size,
         extents: &[Extent],
         changes: &[Change<'_>],
         deleted: &[KeyRange],
         now_ms: u64,
         tally: &mut Tally,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Size, StoreError> {
         let updating = |error| StoreError::database("update a table", error);
         let mut stored = Vec::new();
         let mut rest = changes;
@@ -220,8 +240,8 @@ impl Merger<'_> {
                 .open_table(row_table(&name))
                 .map_err(|error| StoreError::database("open a table", error))?;
             for clip in clips {
-                let remove = |_: &[u8], _: &[u8]| {
-                    rows = rows.saturating_sub(1);
+                let remove = |key: &[u8], stored: &[u8]| {
+                    size.remove(key, stored);
                     false
                 };
                 table.retain_in::<&[u8], _>(clip.bounds(), remove).map_err(updating)?;
@@ -232,45 +252,46 @@ impl Merger<'_> {
                         row::encode(key, &row, &mut stored);
                         let old = table.insert(*key, &stored[..]).map_err(updating)?;
                         tally.puts += 1;
-                        if old.is_none() {
-                            tally.puts_new += 1;
-                            rows += 1;
+                        size.add(key, &stored);
+                        match old {
+                            Some(old) => size.remove(key, old.value()),
+                            None => tally.puts_new += 1,
                         }
                     }
                     // A deletion outside of every clip deletes nothing of this shard's.
                     None if !extent.clip.contains(key) => {}
                     None => {
                         tally.deletes += 1;
-                        if table.remove(*key).map_err(updating)?.is_some() {
+                        if let Some(old) = table.remove(*key).map_err(updating)? {
                             tally.deletes_hit += 1;
-                            rows = rows.saturating_sub(1);
+                            size.remove(key, old.value());
                         }
                     }
                 }
             }
         }
-        Ok(rows)
+        Ok(size)
     }
 
-    /// Writes what the shard holds after the changes into a new table. Returns its rows and
+    /// Writes what the shard holds after the changes into a new table. Returns its size and
     /// extents, and how many of the rows are damaged.
     fn rewrite(
         &mut self,
         base: Option<&Arc<ShardBase>>,
         rewrite: &Rewrite<'_>,
         tally: &mut Tally,
-    ) -> Result<(u64, Vec<Extent>, u64), StoreError> {
+    ) -> Result<(Size, Vec<Extent>, u64), StoreError> {
         let table = TableId(self.table_next);
         self.table_next += 1;
         // Named by nobody yet; a table that stays empty is dropped at the end, like an old one.
         self.table_uses.insert(table, 0);
         self.metrics.rewrites_total.inc();
-        let (rows, damaged) = load(self.transaction, table, base, rewrite, tally)?;
+        let (size, damaged) = load(self.transaction, table, base, rewrite, tally)?;
         if damaged > 0 {
             self.metrics.corruptions_total.inc_by(damaged);
         }
         let extent = Extent { table, clip: rewrite.range.clone() };
-        Ok((rows, if rows == 0 { Vec::new() } else { vec![extent] }, damaged))
+        Ok((size, if size.rows == 0 { Vec::new() } else { vec![extent] }, damaged))
     }
 
     fn acquire(&mut self, extents: &[Extent]) {
@@ -295,15 +316,15 @@ struct Rewrite<'a> {
     now_ms: u64,
 }
 
-/// Loads the new `table` of a shard, in key order, from the old rows and the changes. Returns the
-/// number of rows, and how many of them are damaged.
+/// Loads the new `table` of a shard, in key order, from the old rows and the changes. Returns its
+/// size, and how many of the rows are damaged.
 fn load(
     transaction: &WriteTransaction,
     table: TableId,
     base: Option<&Arc<ShardBase>>,
     rewrite: &Rewrite<'_>,
     tally: &mut Tally,
-) -> Result<(u64, u64), StoreError> {
+) -> Result<(Size, u64), StoreError> {
     let Rewrite { changes, range, now_ms, .. } = *rewrite;
     let mut deleted = Tombstones::default();
     rewrite.deleted.iter().for_each(|range| deleted.insert(range, 0));
@@ -314,7 +335,8 @@ fn load(
     let cursor = table
         .upper_bound_mut(Bound::<&[u8]>::Unbounded)
         .map_err(|error| StoreError::database("load a table", error))?;
-    let mut loader = Loader { cursor, rows: 0, damaged: 0, now_ms, stored: Vec::new(), tally };
+    let mut loader =
+        Loader { cursor, size: Size::default(), damaged: 0, now_ms, stored: Vec::new(), tally };
 
     let mut changes = changes.iter().peekable();
     for (_, walk) in base.into_iter().flat_map(|base| base.walks(range)) {
@@ -337,15 +359,15 @@ fn load(
     for (new, cell) in changes {
         loader.change(new, cell, false)?;
     }
-    let Loader { cursor, rows, damaged, .. } = loader;
+    let Loader { cursor, size, damaged, .. } = loader;
     cursor.close().map_err(|error| StoreError::database("load a table", error))?;
-    Ok((rows, damaged))
+    Ok((size, damaged))
 }
 
 /// Appends rows to a table, keys rising.
 struct Loader<'a, 't> {
     cursor: redb::CursorMut<'t, &'static [u8], &'static [u8]>,
-    rows: u64,
+    size: Size,
     damaged: u64,
     now_ms: u64,
     stored: Vec<u8>,
@@ -384,7 +406,7 @@ impl Loader<'_, '_> {
 
     /// A row in its stored form.
     fn row(&mut self, key: &[u8], stored: &[u8]) -> Result<(), StoreError> {
-        self.rows += 1;
+        self.size.add(key, stored);
         self.cursor
             .insert_before(key, stored)
             .map_err(|error| StoreError::database("load a table", error))

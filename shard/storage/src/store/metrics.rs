@@ -19,6 +19,8 @@ pub struct StoreMetrics {
     pub(crate) unavailable: IntGauge,
     pub(crate) frozen_memtables: IntGauge,
     pub(crate) redb_file_bytes: IntGauge,
+    pub(crate) live_bytes: IntGauge,
+    pub(crate) checkpoints_total: IntCounter,
     reads_total: IntCounterVec,
     pub(crate) reads_from_memtable: IntCounter,
     pub(crate) reads_from_merged: IntCounter,
@@ -100,6 +102,14 @@ impl StoreMetrics {
                 "Memtables frozen and not yet merged into redb.",
             ),
             redb_file_bytes: gauge("flotilla_store_redb_file_bytes", "Length of the redb file."),
+            live_bytes: gauge(
+                "flotilla_store_live_bytes",
+                "Bytes of keys and stored values of all rows in the redb file.",
+            ),
+            checkpoints_total: counter(
+                "flotilla_store_checkpoints_total",
+                "Checkpoints completed; one of much data takes several commits.",
+            ),
             reads_from_memtable: reads_total.with_label_values(&["memtable"]),
             reads_from_merged: reads_total.with_label_values(&["merged"]),
             reads_from_base: reads_total.with_label_values(&["redb"]),
@@ -115,13 +125,18 @@ impl StoreMetrics {
         }
     }
 
+    /// Checkpoints completed.
+    pub fn checkpoints_total(&self) -> u64 {
+        self.checkpoints_total.get()
+    }
+
     /// Registers everything with `registry`.
     ///
     /// # Errors
     ///
     /// If one of the names is registered there already, for example by another node's metrics.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let collectors: [Box<dyn Collector>; 17] = [
+        let collectors: [Box<dyn Collector>; 19] = [
             Box::new(self.checkpoint_duration_seconds.clone()),
             Box::new(self.checkpoint_rows.clone()),
             Box::new(self.checkpoint_bytes_total.clone()),
@@ -136,6 +151,8 @@ impl StoreMetrics {
             Box::new(self.unavailable.clone()),
             Box::new(self.frozen_memtables.clone()),
             Box::new(self.redb_file_bytes.clone()),
+            Box::new(self.live_bytes.clone()),
+            Box::new(self.checkpoints_total.clone()),
             Box::new(self.reads_total.clone()),
             Box::new(self.corruptions_total.clone()),
             Box::new(self.read_pool_panics_total.clone()),

@@ -46,6 +46,7 @@ mod base;
 mod base_read;
 mod checkpoint;
 mod chunk;
+mod compact;
 mod cursor;
 mod error;
 mod export;
@@ -60,7 +61,9 @@ mod metrics;
 mod pool;
 mod row;
 mod shard;
+mod size;
 mod snapshot;
+mod sweep;
 mod tombstones;
 mod view;
 mod watch;
@@ -169,8 +172,15 @@ impl Store {
     pub fn create_shard(&self, group: GroupId, range: KeyRange, meta: Bytes) -> Shard {
         let known = self.base().snapshot().state(group).is_some();
         assert!(!known, "shard {group} exists: open it");
-        let state =
-            ShardState { group, applied: (0, 0), version: 0, rows: 0, extents: Vec::new(), meta };
+        let state = ShardState {
+            group,
+            applied: (0, 0),
+            version: 0,
+            rows: 0,
+            bytes: 0,
+            extents: Vec::new(),
+            meta,
+        };
         Shard::new(self, range, &state)
     }
 

@@ -1,7 +1,8 @@
 //! The checkpoint thread: the only writer of the redb file.
 //!
 //! It merges whatever lanes have submitted meanwhile into one commit and reports each lane once,
-//! and between two checkpoints does one short step of an import.
+//! and between two checkpoints does one short step of an import. When nothing else is to do it drops
+//! tables that nobody names.
 //!
 //! A disk that fails or is full does not end it. It says so, keeps what it was given, opens the file
 //! again after a pause and tries again, for ever. What a failed commit has done is asked of the file
@@ -24,12 +25,20 @@ use super::Store;
 use super::error::{StoreError, panic_message};
 use super::import::{Import, Loading, Step};
 use super::shard::Frozen;
+use super::sweep::Sweep;
 use crate::GroupId;
 use crate::range::KeyRange;
 
 /// Pauses between attempts while the disk fails: from the first, doubling, to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// A commit of a checkpoint writes at most this part of all rows, unless that is very little or a
+/// single shard has more.
+const SLICES_MAX: u64 = 8;
+
+/// A checkpoint that wrote less leaves no space worth a commit of its own.
+const RELEASE_BYTES_MIN: u64 = 16 << 20;
 
 /// A group with index and term of the last command that a checkpoint holds.
 pub type Checkpointed = (GroupId, (u64, u64));
@@ -135,7 +144,7 @@ impl Checkpointer {
             pending: Vec::new(),
             imports: BTreeMap::new(),
             steps: VecDeque::new(),
-            sweep: false,
+            sweep: None,
             outage: None,
             stop: false,
         };
@@ -176,8 +185,8 @@ struct Worker {
     imports: BTreeMap<u64, Loading>,
     /// Steps of imports, in order.
     steps: VecDeque<(u64, GroupId, KeyRange, Step)>,
-    /// True if tables may have lost their last name.
-    sweep: bool,
+    /// While tables may have lost their last name.
+    sweep: Option<Sweep>,
     /// While the disk fails: how long to wait before the next attempt.
     outage: Option<Duration>,
     stop: bool,
@@ -219,7 +228,7 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
-        } else if self.steps.is_empty() && self.pending.is_empty() && !self.sweep {
+        } else if self.is_idle() {
             match receiver.recv() {
                 Ok(message) => Some(message),
                 Err(_) => return false,
@@ -255,17 +264,71 @@ impl Worker {
         }
         if let Some((id, group, range, step)) = self.steps.pop_front() {
             self.step(id, group, range, step);
-        } else if std::mem::take(&mut self.sweep) {
+        } else if let Some(mut sweep) = self.sweep.take() {
             let used: BTreeSet<_> = self.imports.values().filter_map(Loading::table).collect();
-            if let Err(error) = self.store.base().drop_unnamed(&used) {
-                self.begin_outage(&error);
+            match sweep.step(self.store.base(), &used) {
+                Ok(true) => self.sweep = Some(sweep),
+                Ok(false) => {}
+                Err(error) => self.begin_outage(&error),
             }
         }
     }
 
+    /// True if there is nothing to do before a message comes.
+    fn is_idle(&self) -> bool {
+        self.steps.is_empty() && self.pending.is_empty() && self.sweep.is_none()
+    }
+
     /// Merges all that is pending; false if the disk failed.
     fn checkpoint(&mut self) -> bool {
-        let (lanes, frozen): (Vec<usize>, Vec<Frozen>) = self.pending.drain(..).unzip();
+        let written_before = self.store.base().written_bytes();
+        let mut slices = self.slices();
+        while let Some(slice) = slices.pop_front() {
+            if !self.checkpoint_slice(slice) {
+                self.pending.extend(slices.into_iter().flatten());
+                return false;
+            }
+        }
+        self.store.metrics().checkpoints_total.inc();
+        // What the last commit left would wait for the next checkpoint, which needs the space itself.
+        let written = self.store.base().written_bytes() - written_before;
+        if written >= RELEASE_BYTES_MIN
+            && let Err(error) = self.store.release_pages()
+        {
+            self.begin_outage(&error);
+            return false;
+        }
+        true
+    }
+
+    /// What is pending, in parts that are merged by one commit each: while a commit is made, the
+    /// rows that it writes take their space twice.
+    fn slices(&mut self) -> VecDeque<Vec<(usize, Frozen)>> {
+        let snapshot = self.store.base().snapshot();
+        let bytes_min = self.store.base().options().slice_bytes_min;
+        let bytes_max = bytes_min.max(self.store.live_bytes() / SLICES_MAX);
+        let mut groups: BTreeMap<GroupId, Vec<(usize, Frozen)>> = BTreeMap::new();
+        for (lane, frozen) in self.pending.drain(..) {
+            groups.entry(frozen.group()).or_default().push((lane, frozen));
+        }
+        let mut slices = VecDeque::from([Vec::new()]);
+        let mut bytes = 0;
+        for (group, batch) in groups {
+            let new: u64 = batch.iter().map(|(_, frozen)| frozen.memtable.memory_bytes()).sum();
+            let more = new + snapshot.state(group).map_or(0, |state| state.bytes);
+            if bytes > 0 && bytes + more > bytes_max {
+                slices.push_back(Vec::new());
+                bytes = 0;
+            }
+            bytes += more;
+            slices.back_mut().expect("there is a slice").extend(batch);
+        }
+        slices
+    }
+
+    /// Merges a slice; false if the disk failed.
+    fn checkpoint_slice(&mut self, slice: Vec<(usize, Frozen)>) -> bool {
+        let (lanes, frozen): (Vec<usize>, Vec<Frozen>) = slice.into_iter().unzip();
         let report = match self.store.checkpoint(&frozen) {
             Ok(report) => report,
             Err(error) => {
@@ -291,15 +354,20 @@ impl Worker {
         }
         self.report_lost_records();
         if !report.damaged.is_empty() {
-            self.sweep = true;
-            // Swaps happen on this thread: the rows that were merged are those of now.
-            let snapshot = self.store.base().snapshot();
-            let of_generation = |group| (group, snapshot.generation(group));
-            let damaged: Vec<_> = report.damaged.into_iter().map(of_generation).collect();
-            self.completions.iter().for_each(|lane| lane.damaged(&damaged));
+            self.tell_damaged(report.damaged);
         }
         self.end_outage();
         true
+    }
+
+    /// Tells of shards whose rows were found damaged by this thread.
+    fn tell_damaged(&mut self, groups: impl IntoIterator<Item = GroupId>) {
+        self.sweep = Some(Sweep::default());
+        // Swaps happen on this thread: the rows that were met are those of now.
+        let snapshot = self.store.base().snapshot();
+        let of_generation = |group| (group, snapshot.generation(group));
+        let damaged: Vec<_> = groups.into_iter().map(of_generation).collect();
+        self.completions.iter().for_each(|lane| lane.damaged(&damaged));
     }
 
     fn step(&mut self, id: u64, group: GroupId, range: KeyRange, step: Step) {
@@ -324,7 +392,7 @@ impl Worker {
                 Ok(shard) => {
                     done(Ok(shard));
                     self.imports.remove(&id);
-                    self.sweep = true;
+                    self.sweep = Some(Sweep::default());
                     None
                 }
                 Err(error @ StoreError::Import { .. }) => {
@@ -339,7 +407,7 @@ impl Worker {
             },
             Step::Drop => {
                 if self.imports.remove(&id).is_some_and(|loading| loading.table().is_some()) {
-                    self.sweep = true;
+                    self.sweep = Some(Sweep::default());
                 }
                 None
             }

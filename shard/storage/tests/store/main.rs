@@ -10,4 +10,5 @@ mod files;
 mod import;
 mod import_faults;
 mod model;
+mod size;
 mod support;

@@ -10,10 +10,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::cluster::{Cluster, READY_TIMEOUT};
+use crate::drive::End;
 use crate::failover::{Trial, WriterArgs};
-use crate::keys::KeyFormat;
-use crate::load::{self, End, Mix, Phase};
 use crate::probe::{Felt, Probe};
+use crate::run::Puts;
 use crate::sampling::metric;
 
 /// How long the node may take to catch up at last.
@@ -68,25 +68,22 @@ pub async fn run(args: &AbsenceArgs) -> anyhow::Result<bool> {
 
     trial.cluster.kill(absent);
     let requests = (args.mebibytes << 20) / args.bulk_value_size as u64;
-    let phase = Phase {
+    let puts = Puts {
         servers: servers.clone(),
         clients: WRITERS,
         pipeline: 4,
         keys: args.bulk_keys,
-        value_size: args.bulk_value_size,
-        mix: Mix { gets: 0, puts: 1 },
-        key_format: KeyFormat::Spread,
-        end: End::Requests(requests),
-        threads: 1,
+        value_bytes: args.bulk_value_size,
+        end: End::Operations(requests),
     };
     let began = Instant::now();
-    let written = load::execute(&phase).await.context("writing while a node is away")?;
+    let written = puts.run().await.context("writing while a node is away")?;
     write_for(&mut trial, Duration::from_secs(2)).await?;
     println!(
         "{} MiB written in {:.1} s while node {absent} was away, {} errors",
         args.mebibytes,
         began.elapsed().as_secs_f64(),
-        written.tally.errors.values().sum::<u64>(),
+        written.errors.values().sum::<u64>(),
     );
     for id in &there {
         let sample = trial.cluster.sample(*id)?;

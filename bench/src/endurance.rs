@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::cluster::{Cluster, ClusterArgs};
-use crate::keys::KeyFormat;
-use crate::load::{self, End, Mix, Phase};
+use crate::drive::End;
+use crate::run::Puts;
 use crate::sampling::{Sample, metric};
 
 /// What may be added to three times the live data.
@@ -69,16 +69,13 @@ pub async fn run(args: &EnduranceArgs) -> anyhow::Result<bool> {
     }
     println!("{}", args.cluster.binary_note()?);
     let mut cluster = Cluster::start(&args.cluster).await?;
-    let phase = Phase {
+    let puts = Puts {
         servers: cluster.resp_addresses(),
         clients: args.clients,
         pipeline: args.pipeline,
         keys: args.keys,
-        value_size: args.value_size,
-        mix: Mix { gets: 0, puts: 1 },
-        key_format: KeyFormat::Spread,
+        value_bytes: args.value_size,
         end: End::After(Duration::from_secs(args.seconds)),
-        threads: 1,
     };
     println!(
         "{:>7}{:>14}{:>13}{:>11}{:>10}{:>13}{:>16}",
@@ -90,7 +87,7 @@ pub async fn run(args: &EnduranceArgs) -> anyhow::Result<bool> {
         "checkpoints",
         "journal rounds"
     );
-    let loading = tokio::spawn(async move { load::execute(&phase).await });
+    let loading = tokio::spawn(async move { puts.run().await });
     let begin = Instant::now();
     let mut rows = Vec::new();
     for number in 1..=args.seconds / args.every_seconds {
@@ -109,24 +106,24 @@ pub async fn run(args: &EnduranceArgs) -> anyhow::Result<bool> {
         );
         rows.push(row);
     }
-    let executed = loading.await.context("the load failed")??;
-    let puts = executed.tally.puts.summary();
+    let driven = loading.await.context("the load failed")??;
+    let puts = driven.latencies().summary();
     println!(
         "{} puts, {:.0} per second, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.0} ms, {} errors",
         puts.operations,
-        puts.operations as f64 / executed.elapsed.as_secs_f64(),
+        driven.per_second(),
         puts.p50_ms,
         puts.p99_ms,
         puts.p999_ms,
         puts.max_ms,
-        executed.tally.errors.values().sum::<u64>()
+        driven.errors.values().sum::<u64>()
     );
     let live_bytes = args.keys * (args.value_size as u64 + 16);
     let problems = judge(&rows, live_bytes);
     problems.iter().for_each(|problem| println!("  {problem}"));
     cluster.stop_all().await?;
     println!("{}", if problems.is_empty() { "PASS: flat" } else { "FAIL" });
-    Ok(problems.is_empty() && executed.tally.is_clean())
+    Ok(problems.is_empty() && driven.is_clean())
 }
 
 async fn look(cluster: &Cluster) -> anyhow::Result<Row> {

@@ -36,6 +36,13 @@ impl Driven {
         self.per_operation.values().map(Latencies::count).sum()
     }
 
+    /// Latencies of all kinds together.
+    pub fn latencies(&self) -> Latencies {
+        let mut all = Latencies::new();
+        self.per_operation.values().for_each(|latencies| all.merge(latencies));
+        all
+    }
+
     /// Successes of all kinds per second.
     pub fn per_second(&self) -> f64 {
         crate::latency::per_second(self.operations(), self.elapsed)

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use super::{Context, measure};
 use crate::drive::{DriveOptions, Driven, End};
-use crate::latency::Latencies;
 use crate::result::{Figure, RunResult};
 use crate::target::Target;
 use crate::workload::Workload;
@@ -132,7 +131,5 @@ fn keeps_up(rate: f64, result: &RunResult, driven: &Driven, first_p99_ms: Option
 
 /// Of all kinds together.
 fn p99_ms(driven: &Driven) -> f64 {
-    let mut all = Latencies::new();
-    driven.per_operation.values().for_each(|latencies| all.merge(latencies));
-    all.quantile_ms(0.99)
+    driven.latencies().quantile_ms(0.99)
 }

@@ -7,10 +7,12 @@
 mod args;
 mod knee;
 mod measure;
+mod puts;
 mod subject;
 
 pub use args::{LoadArgs, ServerArgs, duration};
 pub use measure::{Context, measure, settings};
+pub use puts::Puts;
 pub use subject::Subject;
 
 use std::path::PathBuf;

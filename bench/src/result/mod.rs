@@ -15,11 +15,13 @@
 
 mod file;
 mod operation;
+mod rounds;
 #[cfg(test)]
 pub mod sample;
 
 pub use file::{RESULT_FILE, ReadError};
 pub use operation::OperationResult;
+pub use rounds::{Measurement, median};
 
 pub use crate::drive::Second;
 pub use crate::target::Description;

@@ -12,6 +12,8 @@ mod call;
 mod grpc;
 mod messages;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 

@@ -13,6 +13,8 @@ mod answer;
 mod base64;
 mod link;
 mod session;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::net::SocketAddr;

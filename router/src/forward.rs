@@ -48,12 +48,13 @@ struct Entry {
     is_write: bool,
     deadline: Instant,
     reply: ReplySender,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Entry {
     /// Ends the entry without an answer. A read had no effect wherever it went.
-    fn lose(self) {
+    fn lose(mut self) {
+        self.permit.note_unserved();
         let _ = self.reply.send(Err(Refusal::Timeout { maybe_committed: self.is_write }));
     }
 }
@@ -81,7 +82,7 @@ impl Forwards {
         let mut stripe = self.stripe(id).lock();
         let earliest = stripe.earliest.map_or(deadline, |earliest| earliest.min(deadline));
         stripe.earliest = Some(earliest);
-        let entry = Entry { node, is_write, deadline, reply, _permit: permit };
+        let entry = Entry { node, is_write, deadline, reply, permit };
         let before = stripe.entries.insert(id, entry);
         assert!(before.is_none(), "an id of a forwarded request was used twice");
         self.metrics.forwards_pending.inc();
@@ -94,8 +95,11 @@ impl Forwards {
     pub(crate) fn complete(&self, from: NodeId, id: u64, result: Result<Answer, Refusal>) {
         let mut stripe = self.stripe(id).lock();
         if stripe.entries.get(&id).is_some_and(|entry| entry.node == from) {
-            let entry = stripe.entries.remove(&id).expect("was just seen");
+            let mut entry = stripe.entries.remove(&id).expect("was just seen");
             drop(stripe);
+            if result.is_err() {
+                entry.permit.note_unserved();
+            }
             self.metrics.forwards_pending.dec();
             let _ = entry.reply.send(result);
         }
@@ -103,7 +107,8 @@ impl Forwards {
 
     /// Takes back a request that the transport refused: it was certainly not sent.
     pub(crate) fn retract(&self, id: u64) {
-        if self.stripe(id).lock().entries.remove(&id).is_some() {
+        if let Some(mut entry) = self.stripe(id).lock().entries.remove(&id) {
+            entry.permit.note_unserved();
             self.metrics.forwards_pending.dec();
         }
     }

@@ -20,7 +20,8 @@
 //! | not sent; refused by a stopping node          | retry                 | retry               |
 //! | `Busy`, disk full, storage cannot be read     | that error            | retry               |
 //! | too large, keys in several shards             | that error            | maybe committed     |
-//! | this node stops, or has no memory for waiting | that error            | maybe committed     |
+//! | this node stops                               | that error            | maybe committed     |
+//! | this node has no memory for waiting           | that error            | waits all the same  |
 //! | the deadline                                  | timeout, or no leader | maybe committed     |
 //!
 //! A read is never in doubt: where it was lost, it is made again.
@@ -157,7 +158,7 @@ impl Pending {
             Aim::At { node, group, epoch } => {
                 let permit = match self.permit.take() {
                     Some(permit) => permit,
-                    None => match self.inner.admit(&self.operation, Some(group)) {
+                    None => match self.admit(Some(group)) {
                         Ok(permit) => permit,
                         Err(busy) => {
                             self.fail(busy);
@@ -182,6 +183,15 @@ impl Pending {
                 self.fail(error);
                 None
             }
+        }
+    }
+
+    /// Takes the request's bytes from the budget. A write in doubt was let in before: if the door
+    /// were closed to it now, it would end unknown although it could still be made certain.
+    fn admit(&self, group: Option<GroupId>) -> Result<Permit, RouteError> {
+        match self.in_doubt {
+            true => Ok(self.inner.carry_on(&self.operation, group)),
+            false => self.inner.admit(&self.operation, group),
         }
     }
 
@@ -229,7 +239,7 @@ impl Pending {
         }
         // Who waits occupies memory too: the door may be too full for that.
         if self.permit.is_none() {
-            match self.inner.admit(&self.operation, self.tries.group) {
+            match self.admit(self.tries.group) {
                 Ok(permit) => self.permit = Some(permit),
                 Err(busy) => return self.fail(busy),
             }

@@ -356,13 +356,18 @@ impl Inner {
         operation: &Operation,
         group: Option<GroupId>,
     ) -> Result<Permit, RouteError> {
-        let bytes = operation.payload_bytes() + REQUEST_OVERHEAD_BYTES;
+        let bytes = cost_bytes(operation);
         let permit = match group {
             Some(group) => self.budget.acquire_for(group, bytes),
             None => self.budget.acquire(bytes),
         };
         let retry_after = self.options.busy_retry_after;
         permit.ok_or(RouteError::Busy { retry_after })
+    }
+
+    /// Takes what `operation` costs once more: it was let in before.
+    pub(crate) fn carry_on(&self, operation: &Operation, group: Option<GroupId>) -> Permit {
+        self.budget.carry_on(group, cost_bytes(operation))
     }
 
     /// Makes the attempt that was decided, and where its answer will show.
@@ -458,6 +463,10 @@ impl Inner {
     pub(crate) fn refresh(&self) -> bool {
         self.learn(self.lanes.descriptors())
     }
+}
+
+fn cost_bytes(operation: &Operation) -> u64 {
+    operation.payload_bytes() + REQUEST_OVERHEAD_BYTES
 }
 
 /// Where the keys of an operation lie.

@@ -44,7 +44,7 @@ impl Inbound for Sink {
                 }
                 PeerMessage::Request { id, body } => {
                     let bytes = body.operation.payload_bytes() + FORWARD_OVERHEAD_BYTES;
-                    let Some(permit) = inner.budget.acquire(bytes) else {
+                    let Some(permit) = inner.budget.acquire_for(body.group, bytes) else {
                         let retry_after = inner.options.busy_retry_after;
                         let result = Err(Refusal::Busy { retry_after });
                         refusals.push(PeerMessage::Reply { id, result });

@@ -11,6 +11,7 @@
 mod actor;
 mod applying;
 pub mod budget;
+mod clock;
 pub mod codec;
 pub mod command;
 pub mod descriptor;
@@ -30,7 +31,7 @@ pub mod sessions;
 pub mod snapshot;
 pub mod status;
 
-pub use budget::{Account, Budget, Part, Permit};
+pub use budget::{Account, Budget, Pace, Part, Permit, Rule};
 pub use codec::{DecodeError, Reader, Writer};
 pub use command::{
     BatchChange, Command, CommandFailure, Condition, Entry, Expect, ExpireCondition, Expiry, Guard,

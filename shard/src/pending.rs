@@ -26,7 +26,7 @@ pub struct Waiting {
     /// When it was proposed.
     pub proposed: Instant,
     /// Its bytes at the door, given back when the caller is answered.
-    pub _permit: Permit,
+    pub permit: Permit,
 }
 
 /// Proposals by log position.
@@ -108,6 +108,10 @@ impl Pending {
             return;
         }
         let mut kept = VecDeque::with_capacity(self.current.len());
+        let mut expired = |mut waiting: Waiting| {
+            waiting.permit.note_unserved();
+            expired(waiting);
+        };
         for (index, term, waiting) in self.current.drain(..) {
             if waiting.deadline <= now {
                 expired(waiting);
@@ -165,7 +169,7 @@ mod tests {
     fn waiting(id: u64, deadline: Instant) -> Waiting {
         let permit = Budget::new(1000).acquire(1).expect("an empty budget lends");
         let reply = Reply::Peer { node: crate::NodeId(1), id };
-        Waiting { reply, deadline, entered: deadline, proposed: deadline, _permit: permit }
+        Waiting { reply, deadline, entered: deadline, proposed: deadline, permit }
     }
 
     fn id(waiting: &Waiting) -> u64 {

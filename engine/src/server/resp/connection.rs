@@ -13,25 +13,29 @@
 //!   whose values may have any size only a few are under way.
 //! * Bytes of replies that the client has not taken are counted in the node's budget. When all
 //!   connections hold too many of them together, each gets on with little.
+//! * A connection takes a few requests in a turn; one whose requests are refused for want of room
+//!   rests before its next turn (see [`super::throttle`]).
 //! * After a `WATCH` no request is judged before its answer: `EXEC` needs what it found.
 //!
 //! What is absent: accepting connections, and what commands mean.
+
+mod stream;
 
 use super::backend::Backend;
 use super::clients::Client;
 use super::codec::{Arguments, Decoded, Decoder, Replies, is_http};
 use super::commands::{self, Command, Context, Plan, ReplyMode, Session, Wide, run_wide};
-use super::error::CommandError;
+use super::error::{CommandError, ErrorKind};
 use super::pipeline::{Access, Manner, Pipeline, Work};
+use super::throttle::Throttle;
 use super::upkeep::Upkeep;
 use bytes::BytesMut;
 use flotilla_shard::Operation;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 /// Room for the first reads of a connection; most requests of most clients fit.
@@ -48,6 +52,13 @@ const FIRST_REPLY_BYTES: usize = 256 * 1024;
 
 /// A buffer that grew beyond this is not kept when it is empty.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
+
+/// Requests that a connection takes before the others of its thread, and the shards there, have
+/// their turns: some tenths of a millisecond of work.
+const TURN_REQUESTS: usize = 64;
+
+/// Bytes that a connection reads before others have their turns.
+const TURN_BYTES: usize = 256 * 1024;
 
 /// How long a client that spoke nonsense may take to read why it is being cut off.
 const LINGER: Duration = Duration::from_secs(1);
@@ -92,6 +103,14 @@ pub struct Connection<B: Backend, S> {
     /// The client is told why it is cut off, and given time to read it.
     linger: bool,
     upkeep: Upkeep,
+    throttle: Throttle,
+    turn: Turn,
+}
+
+/// What may still be done before others have their turns.
+struct Turn {
+    requests: usize,
+    bytes: usize,
 }
 
 /// A request that was judged and must wait for others.
@@ -109,6 +128,8 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         Connection {
             decoder: Decoder::new(context.options.decoder_limits()),
             upkeep: Upkeep::new(&context.budget),
+            throttle: Throttle::new(&context.refused),
+            turn: Turn { requests: 0, bytes: 0 },
             context,
             stream,
             session: Session::new(client),
@@ -150,24 +171,13 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         }
     }
 
-    /// Ends the sending side and reads what the client still sends: closing a socket with unread
-    /// bytes would make the system drop the last reply too.
-    async fn discard(&mut self) {
-        if self.stream.shutdown().await.is_err() {
-            return;
-        }
-        loop {
-            self.input.clear();
-            self.input.reserve(READ_BYTES_MIN);
-            match self.stream.read_buf(&mut self.input).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    /// Does what can be done now. Ready when the connection is to be closed.
+    /// Does what can be done now, up to the end of its turn. Ready when the connection is to be
+    /// closed.
     fn poll(&mut self, context: &mut std::task::Context<'_>) -> Poll<()> {
+        let begun = Instant::now();
+        let may_take = !self.throttle.poll_resting(context);
+        let requests = if may_take { TURN_REQUESTS } else { 0 };
+        self.turn = Turn { requests, bytes: TURN_BYTES };
         loop {
             let mut progressed = self.poll_answers(context);
             progressed |= self.take_requests();
@@ -190,9 +200,30 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
                 Err(_) => return Poll::Ready(()),
             }
             if !progressed {
+                self.end_turn(context, begun, requests);
                 self.pipeline.poll_ahead(context);
                 return self.poll_upkeep(context);
             }
+        }
+    }
+
+    /// Lets the others of the thread have their turns, and rests if requests were refused.
+    fn end_turn(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+        begun: Instant,
+        requests_before: usize,
+    ) {
+        let has_taken = self.turn.requests < requests_before;
+        if has_taken && self.throttle.end_turn(begun.elapsed()) {
+            // Asked, so that its end wakes the task.
+            if self.throttle.poll_resting(context) {
+                return;
+            }
+            context.waker().wake_by_ref();
+        }
+        if has_taken && self.turn.requests == 0 || self.turn.bytes == 0 {
+            context.waker().wake_by_ref();
         }
     }
 
@@ -242,6 +273,9 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             let Some(finished) = self.pipeline.poll_front(context, &mut self.output) else { break };
             if let Some(error) = finished.error {
                 self.context.metrics.failed(error.kind);
+                if error.kind == ErrorKind::Busy {
+                    self.throttle.note_refused();
+                }
             }
             // It was the last: no request is taken after a `WATCH`.
             if self.watching && self.pipeline.is_empty() {
@@ -270,7 +304,8 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
     fn take_requests(&mut self) -> bool {
         let mut progressed = false;
         let mut deadline = None;
-        while self.has_room() && !self.watching {
+        while self.has_room() && !self.watching && self.turn.requests > 0 {
+            self.turn.requests -= 1;
             if let Some(stalled) = self.stalled.take() {
                 if !self.pipeline.admits(&stalled.access) {
                     self.stalled = Some(stalled);
@@ -444,69 +479,6 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(capacity));
             self.pipeline.started(backend.start_all(batch, deadline));
         }
-    }
-
-    /// Bytes of replies that the client has not taken.
-    fn unsent(&self) -> usize {
-        self.output.len() - self.written
-    }
-
-    /// Writes replies; true if some were taken.
-    fn poll_write(&mut self, context: &mut std::task::Context<'_>) -> std::io::Result<bool> {
-        let mut wrote = false;
-        while self.unsent() > 0 {
-            let stream = Pin::new(&mut self.stream);
-            let Poll::Ready(result) = stream.poll_write(context, &self.output[self.written..])
-            else {
-                return Ok(wrote);
-            };
-            let bytes = result?;
-            if bytes == 0 {
-                return Err(std::io::ErrorKind::WriteZero.into());
-            }
-            self.context.metrics.sent_bytes.inc_by(bytes as u64);
-            self.upkeep.note_moved();
-            self.written += bytes;
-            wrote = true;
-        }
-        if wrote {
-            self.written = 0;
-            self.output.clear();
-            if self.output.capacity() > KEPT_BYTES_MAX {
-                self.output = BytesMut::new();
-            }
-        }
-        Ok(wrote)
-    }
-
-    /// Reads if there is room for more requests; true if something came, be it the end.
-    fn poll_read(&mut self, context: &mut std::task::Context<'_>) -> std::io::Result<bool> {
-        let waits = self.stalled.is_some() || self.watching;
-        if self.ended || self.closing || waits || !self.has_room() {
-            return Ok(false);
-        }
-        // Grows with what has arrived, whatever was announced.
-        let missing = self.decoder.missing_bytes(&self.input);
-        let wanted = missing.clamp(self.read_bytes, self.input.len().max(READ_BYTES_MAX));
-        if self.input.capacity() - self.input.len() < wanted.min(READ_BYTES_MIN) {
-            self.input.reserve(wanted);
-        }
-        let room = self.input.capacity() - self.input.len();
-        let Poll::Ready(result) = pin!(self.stream.read_buf(&mut self.input)).poll(context) else {
-            return Ok(false);
-        };
-        let bytes = result?;
-        if bytes == 0 {
-            self.ended = true;
-            return Ok(true);
-        }
-        self.context.metrics.received_bytes.inc_by(bytes as u64);
-        self.upkeep.note_moved();
-        self.session.client.note_active(Instant::now());
-        if bytes == room {
-            self.read_bytes = (self.read_bytes * 4).min(READ_BYTES_MAX);
-        }
-        Ok(true)
     }
 }
 

@@ -23,6 +23,7 @@ mod metrics;
 mod options;
 mod pipeline;
 mod server;
+mod throttle;
 mod upkeep;
 
 pub use backend::Backend;

@@ -8,6 +8,7 @@ use super::cursor::Cursors;
 use super::info::{Birth, ServerInfo};
 use super::metrics::RespMetrics;
 use super::options::RespOptions;
+use super::throttle::Refused;
 use flotilla_shard::Budget;
 use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
@@ -22,6 +23,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 /// How long accepting rests after it failed, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the system may keep of a connection that is not read. By itself it would grow to several
+/// megabytes each when the server cannot follow: seconds of work that nobody counts, and most of it
+/// for clients that will have given up. One full window of this size per round trip is enough for
+/// large values over a local network.
+const RECEIVE_BUFFER_BYTES: usize = 128 << 10;
 
 /// What a server is given besides its data.
 pub struct Wiring {
@@ -68,6 +75,8 @@ impl RespServer {
         let Wiring { options, handles, info, metrics, budget } = wiring;
         let handle = handles.first().expect("a server runs on at least one runtime").clone();
         listener.set_nonblocking(true)?;
+        // Connections inherit it.
+        SockRef::from(&listener).set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         let local_address = listener.local_addr()?;
         let nonce: u64 = rand::random();
         let run_id = format!("{:032x}{:08x}", rand::random::<u128>(), rand::random::<u32>());
@@ -83,6 +92,7 @@ impl RespServer {
             local_address,
             budget,
             slow_turn: Semaphore::new(1),
+            refused: Arc::new(Refused::new(handles.len())),
         });
         let (stop, stopping) = watch::channel(Stop::Not);
         let (alive, ended) = mpsc::channel(1);

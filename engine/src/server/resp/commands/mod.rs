@@ -43,6 +43,7 @@ use super::error::CommandError;
 use super::info::{Birth, ServerInfo};
 use super::metrics::RespMetrics;
 use super::options::RespOptions;
+use super::throttle::Refused;
 use bytes::{Bytes, BytesMut};
 use expiry::Unit;
 use flotilla_shard::{Budget, Operation, Origin};
@@ -69,6 +70,8 @@ pub struct Context<B> {
     pub(super) budget: Budget,
     /// Held by what takes long and much memory: one request does so at a time.
     pub(super) slow_turn: Semaphore,
+    /// Connections whose requests are refused.
+    pub(super) refused: Arc<Refused>,
 }
 
 /// What one connection has agreed on.

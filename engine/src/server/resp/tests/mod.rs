@@ -52,6 +52,7 @@ impl Client {
             local_address: address,
             budget: flotilla_shard::Budget::new(64 << 20),
             slow_turn: tokio::sync::Semaphore::new(1),
+            refused: std::sync::Arc::new(super::throttle::Refused::new(1)),
         });
         let (stream, far) = tokio::io::duplex(pipe_bytes);
         let (stop, stopping) = watch::channel(Stop::Not);

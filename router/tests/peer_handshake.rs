@@ -34,7 +34,11 @@ async fn another_protocol_version() {
     let hello = Hello::good(2, 1);
     for other in [1, VERSION + 1] {
         let refusal = refused(envelope(other, 1, &hello.payload())).await;
-        says(&refusal, 1, &["protocol 2", &format!("the caller {other}"), "run releases"]);
+        says(
+            &refusal,
+            1,
+            &[&format!("protocol {VERSION}"), &format!("the caller {other}"), "run releases"],
+        );
     }
 }
 

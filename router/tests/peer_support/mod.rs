@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 pub const CLUSTER: u128 = 0xC1A5_7E12;
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The protocol version that `docs/peer-protocol.md` describes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// A test that hangs is a failed test.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

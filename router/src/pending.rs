@@ -35,6 +35,7 @@
 //!
 //! * The first attempt is made by the call that starts the request, the others when it is polled.
 //! * A request holds its bytes of the budget from its start to its end, pauses included.
+//! * A request that has failed holds nothing any more, even before its caller looks.
 //! * A request ends once; from then on its sequence counts as finished, and no attempt follows.
 //! * A write gets another name only when it certainly had no effect under the present one.
 //!
@@ -44,6 +45,7 @@ use crate::error::RouteError;
 use crate::metrics::{Cause, Kind, Outcome};
 use crate::route::{Aim, Inner, Prepared, Terms, Tries};
 use crate::session::Ticket;
+use bytes::Bytes;
 use flotilla_shard::{
     Answer, CommandFailure, Consistency, GroupId, NodeId, Operation, Origin, Permit, Refusal,
     WriteOutcome,
@@ -201,6 +203,10 @@ impl Pending {
             true => RouteError::Timeout { maybe_committed: true },
             false => error,
         };
+        // It may be long until somebody asks: what waited before it may not be finished.
+        self.operation = Operation::Get { key: Bytes::new() };
+        self.permit = None;
+        self.ticket = None;
         self.state = State::Failed(error);
     }
 

@@ -3,7 +3,7 @@
 
 use crate::peer::{Inbound, PeerMessage};
 use crate::route::Inner;
-use flotilla_shard::{NodeId, Refusal, Reply, Request};
+use flotilla_shard::{NodeId, Part, Refusal, Reply, Request, hold};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -30,6 +30,7 @@ impl Inbound for Sink {
         let Some(inner) = self.inner.upgrade() else { return };
         let closed = inner.closed.load(Ordering::Acquire);
         let now = Instant::now();
+        let answers = inner.budget.account(Part::Reads);
         let mut raft = Vec::new();
         let mut snapshots = Vec::new();
         let mut requests = Vec::new();
@@ -38,7 +39,10 @@ impl Inbound for Sink {
             match message {
                 PeerMessage::Raft(message) => raft.push(message),
                 PeerMessage::Snapshot(message) => snapshots.push(message),
-                PeerMessage::Reply { id, result } => inner.forwards.complete(from, id, result),
+                PeerMessage::Reply { id, result } => {
+                    let result = result.map(|answer| hold(answer, &answers));
+                    inner.forwards.complete(from, id, result);
+                }
                 PeerMessage::Request { id, .. } if closed => {
                     refusals.push(PeerMessage::Reply { id, result: Err(Refusal::Shutdown) });
                 }

@@ -26,9 +26,10 @@ use crate::effects::{self, Effects, Event, Now};
 use crate::lanes::Shared;
 use crate::metrics::ShardMetrics;
 use crate::outbox::{Outbox, Parcel};
-use crate::perform;
+use crate::perform::{self, Chance};
 use crate::replica::{Replica, ReplicaStart};
 use crate::request::Refusal;
+use crate::serve::ColdRead;
 use crate::snapshot::SnapshotHandle;
 use actix::Actor;
 use flotilla_raft::Ticket;
@@ -81,6 +82,8 @@ pub(crate) struct Lane {
     reaped: Cell<GroupId>,
     /// The generation of freezes that this lane has carried out.
     frozen_generation: Cell<u64>,
+    /// Reads that wait until fewer answers are under way.
+    reads_later: RefCell<Vec<ColdRead>>,
     /// The node stops: requests are refused from now on.
     closed: Cell<bool>,
 }
@@ -98,6 +101,7 @@ impl Lane {
             trimmed_at: Cell::new(Instant::now()),
             reaped: Cell::new(GroupId(0)),
             frozen_generation: Cell::new(0),
+            reads_later: RefCell::default(),
             closed: Cell::new(false),
         })
     }
@@ -179,6 +183,7 @@ impl Lane {
             Mail::ReadDamaged { group, generation, reply, error } => {
                 bag(group, Event::ReadDamaged { generation, reply, error });
             }
+            Mail::ReadLater(read) => self.reads_later.borrow_mut().push(*read),
             Mail::Expired { group, keys, rest } => bag(group, Event::Expired { keys, rest }),
             Mail::Unreachable(node) => {
                 for group in self.slots.borrow().keys() {
@@ -261,6 +266,10 @@ impl Lane {
 
     fn close(self: &Rc<Self>, closed: oneshot::Sender<()>) {
         self.closed.set(true);
+        for read in self.reads_later.take() {
+            let shutdown = Err(Refusal::Shutdown);
+            self.with_effects(|effects| effects::answer(read.reply, shutdown, effects));
+        }
         let slots: Vec<_> = self.slots.borrow_mut().drain().map(|(_, slot)| slot).collect();
         let lane = self.clone();
         actix::spawn(async move {
@@ -311,6 +320,7 @@ impl Lane {
             self.close(oneshot::channel().0);
             return;
         }
+        self.read_again();
         let now = self.now().time;
         let generation = self.shared.freeze_generation();
         let freeze = self.frozen_generation.replace(generation) != generation;
@@ -344,6 +354,20 @@ impl Lane {
             }
         }
         self.shared.report(self.number, load, freeze);
+    }
+
+    /// Hands reads that were put off to the read pool again: all when there is room for their
+    /// answers, else those that have waited long enough to be refused there.
+    fn read_again(&self) {
+        let mut later = self.reads_later.borrow_mut();
+        let wiring = self.wiring.borrow();
+        let (Some(wiring), false) = (wiring.as_ref(), later.is_empty()) else { return };
+        let chance = |read: &ColdRead| Chance::of(&wiring.budget, read.entered.elapsed());
+        let reads: Vec<ColdRead> =
+            later.extract_if(.., |read| chance(read) != Chance::Later).collect();
+        if !reads.is_empty() {
+            self.with_effects(|effects| effects.cold_reads.extend(reads));
+        }
     }
 
     /// One group of this lane at a time is searched for expired rows, in turns.

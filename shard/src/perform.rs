@@ -3,7 +3,9 @@
 //! Journal appends and messages leave side by side: the leader's disk is one vote among others, so
 //! nothing waits for it here. What must wait for it is still inside the Raft cores.
 
+use crate::budget::{Budget, Part};
 use crate::effects::{Effects, ExpiredScan, LogRead, Observed, RowRead, RowsUnread, SnapshotOrder};
+use crate::held::hold;
 use crate::lane::{Inbox, Mail, Wiring, by_node};
 use crate::machine::Fetched;
 use crate::outbox::{Outbox, Parcel};
@@ -11,6 +13,7 @@ use crate::request::{Operation, Refusal, Reply};
 use crate::serve::ColdRead;
 use flotilla_storage::store::{PageOptions, StoreError};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How many point reads one job of the read pool takes: enough to make the hand-over cheap, few
 /// enough to use all of the pool's threads.
@@ -19,6 +22,39 @@ const COLD_READS_PER_JOB: usize = 32;
 /// How much one search for expired rows looks at.
 const SCANNED_ROWS_MAX: usize = 512;
 const SCANNED_BYTES_MAX: usize = 256 << 10;
+
+/// Answers made and not yet taken may hold this part of the node's budget before further rows are
+/// fetched: how large a row is shows only when it has been read.
+const ANSWERS_PART: u64 = 4;
+
+/// How long a read may be put off because of that.
+const PUT_OFF_MAX: Duration = Duration::from_secs(2);
+
+/// What a reader is told to wait who was put off for too long.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// When a row may be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chance {
+    Now,
+    /// When fewer answers are under way.
+    Later,
+    /// It was put off for too long.
+    Never,
+}
+
+impl Chance {
+    /// For a read that entered the node so long ago.
+    pub(crate) fn of(budget: &Budget, waited: Duration) -> Chance {
+        if budget.part_bytes(Part::Reads) < budget.bytes_max() / ANSWERS_PART {
+            Chance::Now
+        } else if waited < PUT_OFF_MAX {
+            Chance::Later
+        } else {
+            Chance::Never
+        }
+    }
+}
 
 pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects: Effects) {
     let Effects { journal, parcels, log_reads, .. } = effects;
@@ -145,10 +181,21 @@ fn read_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
 fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
     let inbox = inbox.clone();
     let (outbox, metrics): (Arc<dyn Outbox>, _) = (wiring.outbox.clone(), wiring.metrics.clone());
+    let (budget, account) = (wiring.budget.clone(), wiring.budget.account(Part::Reads));
     wiring.pool.spawn(move || {
         let mut parcels = Vec::new();
         for read in reads {
-            let result = read.run();
+            if matches!(&read.reply, Reply::Oneshot(sender) if sender.is_closed()) {
+                continue;
+            }
+            let result = match Chance::of(&budget, read.entered.elapsed()) {
+                Chance::Now => read.run().map(|answer| hold(answer, &account)),
+                Chance::Never => Err(Refusal::Busy { retry_after: RETRY_AFTER }),
+                Chance::Later => {
+                    inbox.put(Mail::ReadLater(Box::new(read)));
+                    continue;
+                }
+            };
             metrics.read_duration.observe(read.entered.elapsed().as_secs_f64());
             if let Err(Refusal::Corrupt(error)) = result {
                 // The replica knows whether another one could answer.
@@ -183,5 +230,25 @@ fn observe(wiring: &Wiring, observed: &[Observed]) {
             Observed::RowsLost => metrics.rows_lost.inc(),
             Observed::SnapshotInstalled => metrics.snapshots_installed.inc(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_fetched_while_few_answers_are_under_way() {
+        let budget = Budget::new(400);
+        let answers = budget.account(Part::Reads);
+        let (soon, late) = (Duration::ZERO, PUT_OFF_MAX);
+        assert_eq!(Chance::of(&budget, late), Chance::Now);
+        answers.add(99);
+        assert_eq!(Chance::of(&budget, soon), Chance::Now);
+        answers.add(1);
+        assert_eq!(Chance::of(&budget, soon), Chance::Later);
+        assert_eq!(Chance::of(&budget, late), Chance::Never);
+        answers.sub(100);
+        assert_eq!(Chance::of(&budget, soon), Chance::Now);
     }
 }

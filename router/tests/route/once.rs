@@ -1,6 +1,6 @@
 //! Each write takes effect at most once, however often it is sent, and no error lies about it.
 
-use crate::world::{Prank, World, late, put, soon};
+use crate::world::{BUDGET_BYTES, Prank, World, late, put, soon};
 use flotilla_router::RouteError;
 use flotilla_shard::{Answer, CommandFailure, GroupId, NodeId, Origin, Refusal, WriteOutcome};
 use rand::rngs::StdRng;
@@ -162,6 +162,21 @@ async fn a_dropped_future_is_finished_and_never_sent_again() {
     let seen = origins(&world);
     assert_eq!(seen.len(), 2);
     assert!(seen[1].lowest_unacknowledged > sequence);
+    assert_eq!(world.nodes[0].budget.used_bytes(), 0);
+}
+
+/// The door closes while nobody knows what became of a write.
+#[tokio::test]
+async fn a_write_in_doubt_is_carried_on_though_the_door_is_full() {
+    let world = World::new(&[]);
+    world.prank(1, Prank::Hold);
+    let write = world.router(1).start(put("a", "1"), late());
+    world.shared.lock().held.clear();
+    let full = world.nodes[0].budget.acquire(BUDGET_BYTES).expect("nothing else is held");
+    assert_eq!(write.await, Ok(written()));
+    let refused = world.router(1).execute(put("b", "2"), late()).await;
+    assert!(matches!(refused, Err(RouteError::Busy { .. })), "{refused:?}");
+    drop(full);
     assert_eq!(world.nodes[0].budget.used_bytes(), 0);
 }
 

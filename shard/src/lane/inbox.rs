@@ -7,6 +7,7 @@ use crate::machine::Fetched;
 use crate::outbox::GroupMessage;
 use crate::replica::ReplicaStart;
 use crate::request::{Reply, Request};
+use crate::serve::ColdRead;
 use crate::snapshot::SnapshotEvent;
 use bytes::Bytes;
 use flotilla_raft::Position;
@@ -40,6 +41,8 @@ pub(crate) enum Mail {
         reply: Reply,
         error: String,
     },
+    /// A read that found too many answers under way.
+    ReadLater(Box<ColdRead>),
     Expired {
         group: GroupId,
         keys: Vec<Bytes>,

@@ -8,7 +8,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::time::Duration;
 
 use clap::Args;
-use flotilla::splits::{escape_key, parse_key};
+use flotilla::splits::{SplitError, escape_key, parse_key};
 
 use crate::client::{Client, ClientError, Reply};
 use flotilla::server::process::Failure;
@@ -149,7 +149,7 @@ pub fn put(args: &PutArgs) -> Result<(), Failure> {
         return Err(Failure::usage("--ttl must be at least 1ms"));
     }
     let value = match &args.value {
-        Some(text) => parse_key(text).map_err(Failure::usage)?.to_vec(),
+        Some(text) => parse_key(text).map_err(|error| bad_value(&error))?.to_vec(),
         None => {
             let mut value = Vec::new();
             std::io::stdin().lock().read_to_end(&mut value).map_err(|error| {
@@ -166,6 +166,17 @@ pub fn put(args: &PutArgs) -> Result<(), Failure> {
     match connection.call(&words)? {
         Reply::Simple(_) => Ok(()),
         other => connection.unexpected(&other),
+    }
+}
+
+/// Values are written as keys are, but it is not the key that is wrong.
+fn bad_value(error: &SplitError) -> Failure {
+    match error {
+        SplitError::Escape { text, position } => Failure::usage(format!(
+            "value `{text}` has a bad escape at byte {position}: write \\xNN with two hex digits, or \\\\ \
+             for a backslash, or give the value on standard input as it is"
+        )),
+        other => Failure::usage(other),
     }
 }
 

@@ -60,6 +60,10 @@ const TURN_REQUESTS: usize = 64;
 /// Bytes that a connection reads before others have their turns.
 const TURN_BYTES: usize = 256 * 1024;
 
+/// How long a client may take none of its replies while answers that nobody takes keep others from
+/// theirs.
+const UNREAD_TIMEOUT_SCARCE: Duration = Duration::from_secs(5);
+
 /// How long a client that spoke nonsense may take to read why it is being cut off.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -216,6 +220,7 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
     ) {
         let has_taken = self.turn.requests < requests_before;
         if has_taken && self.throttle.end_turn(begun.elapsed()) {
+            self.pipeline.shrink(TURN_REQUESTS);
             // Asked, so that its end wakes the task.
             if self.throttle.poll_resting(context) {
                 return;
@@ -239,7 +244,10 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         if self.upkeep.has_rested() && idle {
             self.trim();
         }
-        let patience = self.context.options.unread_timeout;
+        let patience = match self.upkeep.are_answers_scarce() {
+            true => self.context.options.unread_timeout.min(UNREAD_TIMEOUT_SCARCE),
+            false => self.context.options.unread_timeout,
+        };
         if unsent > 0 && !self.has_room() && self.upkeep.stuck_for() >= patience {
             self.context.metrics.connections_stalled.inc();
             tracing::info!(
@@ -350,8 +358,13 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         if waiting == 0 && unsent == 0 {
             return true;
         }
+        // Who is refused is not read ahead: what is refused waits for the replies before it.
+        let requests_max = match self.throttle.is_refused() {
+            true => options.pipeline_requests_max.min(TURN_REQUESTS),
+            false => options.pipeline_requests_max,
+        };
         let bytes = self.pipeline.request_bytes() + waiting * self.reply_bytes + unsent;
-        waiting < options.pipeline_requests_max
+        waiting < requests_max
             && self.pipeline.reads() < options.pipeline_reads_max
             && bytes < options.pipeline_bytes_max
             && unsent < self.unread_bytes_max()

@@ -166,6 +166,14 @@ impl<B: Backend> Pipeline<B> {
         }
     }
 
+    /// Gives back room that will not be needed while the connection is not read ahead.
+    pub fn shrink(&mut self, requests: usize) {
+        if self.slots.capacity() > 4 * requests && self.slots.len() <= requests {
+            self.slots.shrink_to(2 * requests);
+            self.uses.shrink_to(2 * requests);
+        }
+    }
+
     /// What `plan` touches.
     pub fn access(&self, plan: &Plan) -> Access {
         match plan {

@@ -59,6 +59,8 @@ pub struct Throttle {
     refused: Arc<Refused>,
     /// Something was refused since the last turn ended.
     was_refused: bool,
+    /// Something was refused in the last turn.
+    is_refused: bool,
     timer: Option<Pin<Box<Sleep>>>,
     is_resting: bool,
 }
@@ -67,12 +69,23 @@ impl Throttle {
     /// For a connection that was refused nothing yet.
     pub fn new(refused: &Arc<Refused>) -> Throttle {
         let refused = refused.clone();
-        Throttle { refused, was_refused: false, timer: None, is_resting: false }
+        Throttle {
+            refused,
+            was_refused: false,
+            is_refused: false,
+            timer: None,
+            is_resting: false,
+        }
     }
 
     /// A request was refused for want of room.
     pub fn note_refused(&mut self) {
         self.was_refused = true;
+    }
+
+    /// True if something was refused of late.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused || self.was_refused
     }
 
     /// True while the connection is not to be read; the task is woken when that is over.
@@ -88,7 +101,8 @@ impl Throttle {
     /// Ends a turn in which requests were taken, and which took `worked`. True if a rest begins:
     /// [`Throttle::poll_resting`] is to be asked, so that it ends.
     pub fn end_turn(&mut self, worked: Duration) -> bool {
-        if !std::mem::take(&mut self.was_refused) {
+        self.is_refused = std::mem::take(&mut self.was_refused);
+        if !self.is_refused {
             self.timer = None;
             return false;
         }

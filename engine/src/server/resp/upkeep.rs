@@ -63,6 +63,11 @@ impl Upkeep {
         self.account.used_bytes() > self.budget.bytes_max() / SCARCE_DIVISOR
     }
 
+    /// True if so many answers are under way that no further rows are fetched.
+    pub fn are_answers_scarce(&self) -> bool {
+        self.budget.part_bytes(Part::Reads) >= self.budget.bytes_max() / SCARCE_DIVISOR
+    }
+
     /// Notes that bytes were sent or received.
     pub fn note_moved(&mut self) {
         self.is_moving = true;

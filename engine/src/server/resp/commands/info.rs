@@ -96,6 +96,6 @@ fn replication<B>(context: &Context<B>, out: &mut String) -> fmt::Result {
 fn keyspace<B>(context: &Context<B>, out: &mut String) -> fmt::Result {
     match context.info.facts().keys_estimate {
         0 => Ok(()),
-        keys => write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n"),
+        keys => write!(out, "db0:keys={keys}\r\n"),
     }
 }

@@ -77,7 +77,15 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         let missing = self.decoder.missing_bytes(&self.input);
         let wanted = missing.clamp(self.read_bytes, self.input.len().max(READ_BYTES_MAX));
         if self.input.capacity() - self.input.len() < wanted.min(READ_BYTES_MIN) {
-            self.input.reserve(wanted);
+            if self.throttle.is_refused() {
+                // What is let in holds on to the room that it was read into, and to all that was
+                // refused beside it. A reservation would be as large as the largest before.
+                let mut input = BytesMut::with_capacity(self.input.len() + wanted);
+                input.extend_from_slice(&self.input);
+                self.input = input;
+            } else {
+                self.input.reserve(wanted);
+            }
         }
         let room = self.input.capacity() - self.input.len();
         let Poll::Ready(result) = pin!(self.stream.read_buf(&mut self.input)).poll(context) else {
@@ -92,7 +100,9 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         self.turn.bytes = self.turn.bytes.saturating_sub(bytes);
         self.upkeep.note_moved();
         self.session.client.note_active(Instant::now());
-        if bytes == room {
+        if self.throttle.is_refused() {
+            self.read_bytes = READ_BYTES_MIN;
+        } else if bytes == room {
             self.read_bytes = (self.read_bytes * 4).min(READ_BYTES_MAX);
         }
         Ok(true)

@@ -70,8 +70,7 @@ impl CheckArgs {
 /// Runs `check`, and prints the verdict.
 pub fn run(args: &CheckArgs) -> ExitCode {
     let begun = Instant::now();
-    let judged = read(args).and_then(|lines| judge(&lines, args.options()));
-    match judged {
+    match judge_file(args) {
         Ok(judgement) => {
             print!("{}", verdict(&judgement, begun.elapsed()));
             match (&judgement.violations[..], &judgement.gave_up[..]) {
@@ -85,6 +84,15 @@ pub fn run(args: &CheckArgs) -> ExitCode {
             ExitCode::from(EXIT_BAD_FILE)
         }
     }
+}
+
+/// Judges the file without a word.
+///
+/// # Errors
+///
+/// [`HistoryError`] if it is no history.
+pub fn judge_file(args: &CheckArgs) -> Result<Judgement, HistoryError> {
+    judge(&read(args)?, args.options())
 }
 
 fn read(args: &CheckArgs) -> Result<Vec<(usize, Line)>, HistoryError> {

@@ -11,6 +11,11 @@ pub struct Gap {
     pub begins: Duration,
 }
 
+impl Gap {
+    /// No gap.
+    pub const NONE: Gap = Gap { length: Duration::ZERO, begins: Duration::ZERO };
+}
+
 /// The longest gap between `from` and `to`, both of which bound gaps too: a period without any
 /// acknowledgement is one gap. Acknowledgements outside of it do not count; their order is free.
 pub fn longest_gap(
@@ -22,7 +27,7 @@ pub fn longest_gap(
         acknowledgements.into_iter().filter(|at| *at >= from && *at <= to).collect();
     times.sort_unstable();
     times.push(to);
-    let mut longest = Gap { length: Duration::ZERO, begins: Duration::ZERO };
+    let mut longest = Gap::NONE;
     let mut last = from;
     for at in times {
         let length = at.saturating_duration_since(last);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::connection::{Connection, ReadResult};
+use crate::history::{Called, Recorder, Returned};
 use crate::register::{Register, Violation};
 
 /// Reads sent at once.
@@ -26,7 +27,11 @@ pub struct Verification {
     pub violations: Vec<Violation>,
 }
 
+/// Added to the port of the server that is read through, as the client of the history.
+const FIRST_CLIENT: u64 = 1_000_000;
+
 /// Reads every register through the server at `address`. A refused read is tried again.
+/// `recorder` sees the reads.
 ///
 /// # Errors
 ///
@@ -35,6 +40,7 @@ pub async fn verify(
     address: SocketAddr,
     registers: &mut [&mut Register],
     timeout: Duration,
+    recorder: Option<&Recorder>,
 ) -> anyhow::Result<Verification> {
     let deadline = Instant::now() + timeout;
     let mut verification = Verification::default();
@@ -43,7 +49,7 @@ pub async fn verify(
         let mut waiting: Vec<&mut Register> =
             chunk.iter_mut().map(|register| &mut **register).collect();
         while !waiting.is_empty() {
-            let results = read_all(&mut connection, address, &waiting).await;
+            let results = read_all(&mut connection, address, &waiting, recorder).await;
             let problem = match results {
                 Ok(results) => judge(&mut waiting, results, &mut verification),
                 Err(error) => Some(format!("{error:#}")),
@@ -65,6 +71,7 @@ async fn read_all(
     connection: &mut Option<Connection>,
     address: SocketAddr,
     registers: &[&mut Register],
+    recorder: Option<&Recorder>,
 ) -> anyhow::Result<Vec<ReadResult>> {
     let keys: Vec<&[u8]> = registers.iter().map(|register| &register.key()[..]).collect();
     let open = match connection.take() {
@@ -72,7 +79,18 @@ async fn read_all(
         None => Connection::open(address, REPLY_TIMEOUT).await?,
     };
     let open = connection.insert(open);
+    let client = FIRST_CLIENT + u64::from(address.port());
+    let begin = |key: &[u8]| recorder.and_then(|it| it.begin(client, key, Called::Get));
+    let tokens: Vec<_> = keys.iter().map(|key| begin(key)).collect();
     let results = open.get_all(&keys).await;
+    for (at, token) in tokens.into_iter().enumerate() {
+        let (Some(recorder), Some(token)) = (recorder, token) else { continue };
+        let read = match results.as_ref().map(|results| &results[at]) {
+            Ok(ReadResult::Value(value)) => Returned::Done(value.as_deref()),
+            Ok(ReadResult::Refused(_) | ReadResult::Lost(_)) | Err(_) => Returned::NoEffect,
+        };
+        recorder.end(token, read);
+    }
     if open.is_broken() {
         *connection = None;
     }

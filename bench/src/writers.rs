@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,19 +23,21 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use crate::answers::{Answer, Came};
 use crate::connection::{Connection, ReadResult, WriteResult};
-use crate::register::{Register, Violation};
+use crate::history::{Called, Recorder, Returned, Token};
 use crate::keys::shard_prefix;
+use crate::register::{Register, Violation};
 
 /// How long a reply may take before the connection is given up: more than the servers take to
 /// answer that they do not know.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After a refusal, so that a shard without a leader is not asked as fast as the machine can.
-const REFUSAL_PAUSE: Duration = Duration::from_millis(5);
+pub const REFUSAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Keys that a writer takes in turn.
-const KEYS_PER_WRITER: usize = 8;
+pub const KEYS_PER_WRITER: usize = 8;
 
 /// Every so many operations one is a read.
 const OPERATIONS_PER_READ: u64 = 8;
@@ -45,8 +48,8 @@ pub struct Writer {
     pub id: u32,
     /// The shard of all its keys, counted from 0 in key order.
     pub shard: u32,
-    /// When its writes were acknowledged, in this run.
-    pub acknowledgements: Vec<Instant>,
+    /// What it was told, in this run.
+    pub answers: Vec<Answer>,
     /// Errors, refusals and doubts by kind, in all runs.
     pub problems: BTreeMap<String, u64>,
     /// Reads during the load that no correct store would have answered so.
@@ -55,10 +58,43 @@ pub struct Writer {
     pub counts: Counts,
     current: Vec<Register>,
     aside: Vec<Register>,
-    prefix: [u8; 2],
+    names: Names,
     value_bytes: usize,
-    generation: u64,
     operations: u64,
+    recorder: Option<Recorder>,
+}
+
+/// The keys of a writer, for those who read them.
+#[derive(Clone)]
+pub struct Names {
+    writer: u32,
+    shard: u32,
+    prefix: [u8; 2],
+    /// How many keys there are.
+    generation: Arc<AtomicU64>,
+}
+
+impl Names {
+    /// The shard of all of them.
+    pub fn shard(&self) -> u32 {
+        self.shard
+    }
+
+    /// The numbers of the keys that were taken last: those that are written at this moment, but for
+    /// some that were set aside meanwhile.
+    pub fn recent(&self) -> RangeInclusive<u64> {
+        let last = self.generation.load(Ordering::Relaxed);
+        last - (KEYS_PER_WRITER as u64 - 1)..=last
+    }
+
+    /// Key number `generation`, from 1.
+    pub fn key(&self, generation: u64) -> Bytes {
+        Bytes::from([&self.prefix[..], self.name(generation).as_bytes()].concat())
+    }
+
+    fn name(&self, generation: u64) -> String {
+        format!("w{:04}k{generation:06}", self.writer)
+    }
 }
 
 /// How writes ended.
@@ -80,16 +116,21 @@ impl Writer {
         let mut writer = Writer {
             id,
             shard,
-            acknowledgements: Vec::new(),
+            answers: Vec::new(),
             problems: BTreeMap::new(),
             violations: Vec::new(),
             counts: Counts::default(),
             current: Vec::new(),
             aside: Vec::new(),
-            prefix: shard_prefix(shard, shards),
+            names: Names {
+                writer: id,
+                shard,
+                prefix: shard_prefix(shard, shards),
+                generation: Arc::default(),
+            },
             value_bytes,
-            generation: 0,
             operations: 0,
+            recorder: None,
         };
         writer.current = (0..KEYS_PER_WRITER).map(|_| writer.fresh_register()).collect();
         writer
@@ -105,12 +146,30 @@ impl Writer {
         self.current.iter_mut().chain(&mut self.aside)
     }
 
+    /// Its keys, which readers may read meanwhile.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Records from now on what it does.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    fn begin(&self, key: &[u8], called: Called<'_>) -> Option<Token> {
+        self.recorder.as_ref()?.begin(u64::from(self.id), key, called)
+    }
+
+    fn end(&self, token: Option<Token>, returned: Returned<'_>) {
+        if let (Some(recorder), Some(token)) = (&self.recorder, token) {
+            recorder.end(token, returned);
+        }
+    }
+
     fn fresh_register(&mut self) -> Register {
-        self.generation += 1;
-        let name = format!("w{:04}k{:06}", self.id, self.generation);
-        let mut key = self.prefix.to_vec();
-        key.extend_from_slice(name.as_bytes());
-        Register::new(Bytes::from(key), name, self.value_bytes)
+        let generation = self.names.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = self.names.name(generation);
+        Register::new(self.names.key(generation), name, self.value_bytes)
     }
 
     fn note(&mut self, problem: String) {
@@ -118,7 +177,7 @@ impl Writer {
     }
 
     async fn run(mut self, servers: Vec<SocketAddr>, shared: Arc<Shared>) -> Writer {
-        self.acknowledgements.clear();
+        self.answers.clear();
         let mut server = self.id as usize;
         let mut connection: Option<Connection> = None;
         while !shared.stop.load(Ordering::Relaxed) {
@@ -152,10 +211,19 @@ impl Writer {
     /// Writes one register; true if that was refused.
     async fn write(&mut self, at: usize, connection: &mut Connection, shared: &Shared) -> bool {
         let (sequence, value) = self.current[at].begin();
-        let result = connection.set(&self.current[at].key().clone(), &value).await;
+        let key = self.current[at].key().clone();
+        let token = self.begin(&key, Called::Put(&value));
+        let asked = Instant::now();
+        let result = connection.set(&key, &value).await;
+        let (came, returned) = match &result {
+            WriteResult::Acknowledged => (Came::Written, Returned::Done(None)),
+            WriteResult::Refused(_) => (Came::NoEffect, Returned::NoEffect),
+            WriteResult::InDoubt(_) => (Came::Unknown, Returned::Unknown),
+        };
+        self.answers.push(Answer::now(asked, came));
+        self.end(token, returned);
         match result {
             WriteResult::Acknowledged => {
-                self.acknowledgements.push(Instant::now());
                 self.current[at].acknowledge(sequence);
                 self.counts.acknowledged += 1;
                 shared.acknowledged[self.shard as usize].fetch_add(1, Ordering::Relaxed);
@@ -180,7 +248,16 @@ impl Writer {
     /// Reads one register back; true if that was refused.
     async fn read(&mut self, at: usize, connection: &mut Connection) -> bool {
         let key = self.current[at].key().clone();
-        match connection.get(&key).await {
+        let token = self.begin(&key, Called::Get);
+        let asked = Instant::now();
+        let result = connection.get(&key).await;
+        let (came, returned) = match &result {
+            ReadResult::Value(value) => (Came::Read, Returned::Done(value.as_deref())),
+            ReadResult::Refused(_) | ReadResult::Lost(_) => (Came::NoEffect, Returned::NoEffect),
+        };
+        self.answers.push(Answer::now(asked, came));
+        self.end(token, returned);
+        match result {
             ReadResult::Value(value) => {
                 match self.current[at].observe(value.as_deref()) {
                     Ok(()) => self.counts.reads += 1,

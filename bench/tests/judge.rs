@@ -123,7 +123,8 @@ async fn judge(manners: Manners) -> (usize, Counts) {
     let mut violations: usize = writers.iter().map(|writer| writer.violations.len()).sum();
     let mut registers: Vec<&mut Register> =
         writers.iter_mut().flat_map(Writer::registers_mut).collect();
-    let verification = verify(address, &mut registers, Duration::from_secs(60)).await.unwrap();
+    let verification =
+        verify(address, &mut registers, Duration::from_secs(60), None).await.unwrap();
     assert_eq!(verification.read, registers.len());
     violations += verification.violations.len();
     server.abort();

@@ -100,18 +100,21 @@ impl Journal {
         (usage.live_records > 0 && (sparse || oversized)).then_some(oldest.number)
     }
 
-    /// True if the files for batches take all that the target leaves them: beside them there are the
-    /// reserve, the next segment, and one that is freed and not announced yet.
-    fn is_oversized(&self) -> bool {
+    /// What the target leaves for batches: beside them there are the reserve, the next segment, and
+    /// one that is freed and not announced yet.
+    fn room_for_batches(&self) -> u64 {
         let beside = 2 * self.options.segment_bytes + self.segments.reserve.bytes();
-        let room = self.options.total_bytes_target.saturating_sub(beside);
-        self.segments.count() > 1 && self.segments.log_bytes() >= room
+        self.options.total_bytes_target.saturating_sub(beside)
     }
 
-    /// The target of all files, while they are about to exceed it and too much is live for rewriting
-    /// to free anything; else 0.
+    fn is_oversized(&self) -> bool {
+        self.segments.count() > 1 && self.segments.log_bytes() >= self.room_for_batches()
+    }
+
+    /// The target of all files, while they are about to exceed it and more is live than leaves
+    /// something to be freed within it; else 0.
     pub(super) fn oversized(&self, live_bytes: u64) -> u64 {
-        let dense = live_bytes * 3 >= self.segments.log_bytes() * 2;
+        let dense = live_bytes * 3 >= self.room_for_batches() * 2;
         if dense && self.is_oversized() { self.options.total_bytes_target } else { 0 }
     }
 

@@ -1,7 +1,9 @@
 //! Freeing, rewriting forward, recycling, a full disk.
 
+use std::sync::Arc;
+
 use flotilla_storage::GroupId;
-use flotilla_storage::journal::{Change, Journal, Write};
+use flotilla_storage::journal::{Change, Journal, JournalOptions, SEGMENT_BYTES_MIN, Write};
 use flotilla_storage::sim::SimFs;
 
 use super::support::*;
@@ -201,4 +203,48 @@ fn damage_met_while_rewriting_makes_the_group_suspect() {
     assert_eq!(recovery.groups[&GroupId(1)].last_index, 0);
     assert!(!recovery.groups[&GroupId(3)].suspect);
     assert_eq!(journal.reader().read(GroupId(3), 1, 3, 100).unwrap(), entries(3, 1, 1, 3));
+}
+
+/// One group keeps its log for a follower that is away, another writes and forgets as fast: what the
+/// one keeps lies in every segment. All files together stay within the target and the few segments
+/// that are being rewritten, as long as what is kept is cut when the journal asks for it.
+#[test]
+fn all_files_together_stay_within_the_target() {
+    let fs = SimFs::new(1);
+    let target = 32 * SEGMENT_BYTES_MIN;
+    let options = JournalOptions {
+        total_bytes_target: target,
+        spare_segments_max: 8,
+        reserve_segments: 1,
+        rewrite_segments_min: 64,
+        ..options()
+    };
+    let (mut journal, _) = Journal::open(Arc::new(fs.clone()), dir(), options).unwrap();
+    journal.tend_reserve().unwrap();
+    commit(&mut journal, &[birth(1), birth(2)]);
+    let payload = vec![7; 3000];
+    let append = |group, index| {
+        let entries = vec![entry(index, 1, &payload)];
+        write(group, index, Change::Append { state: None, entries })
+    };
+    let (mut base, mut asked, mut used_max) = (0, 0, 0);
+    for index in 1..=4000 {
+        commit(&mut journal, &[append(1, index), append(2, index), compact(2, index - 1, 1)]);
+        if journal.stats().oversized > 0 {
+            assert_eq!(journal.stats().oversized, target);
+            let kept = index - target / 2 / payload.len() as u64;
+            assert!(kept > base, "what was cut is enough for a while");
+            (base, asked) = (kept, asked + 1);
+            commit(&mut journal, &[compact(1, base, 1)]);
+        }
+        journal.maintain().unwrap();
+        used_max = used_max.max(fs.used_bytes());
+    }
+    let stats = journal.stats();
+    let most = target + 4 * SEGMENT_BYTES_MIN;
+    assert!(used_max <= most, "{used_max} bytes of {target}: {stats:?}");
+    assert!(used_max > target / 4 * 3, "{used_max} of {target}: it was never put to the test");
+    assert!(asked > 3 && stats.rewritten_bytes > 0, "{asked} times: {stats:?}");
+    let kept = journal.reader().read(GroupId(1), base + 1, 4000, u64::MAX).unwrap();
+    assert_eq!(kept.len() as u64, 4000 - base);
 }

@@ -102,10 +102,9 @@ impl Header {
         self.length as usize - HEADER_BYTES - self.directory_bytes()
     }
 
-    /// Encodes both copies into a batch whose directories and payloads are in place, and sets
-    /// `self.crc`.
+    /// Encodes both copies into the two ends of a batch, and sets `self.crc`. Sizes and the
+    /// directory's CRC are in place.
     pub(super) fn encode(&mut self, batch: &mut [u8]) {
-        debug_assert_eq!(batch.len(), self.length as usize);
         let mut bytes = [0u8; HEADER_BYTES];
         bytes[12..14].copy_from_slice(&VERSION.to_le_bytes());
         bytes[14..16].copy_from_slice(&self.flags.to_le_bytes());

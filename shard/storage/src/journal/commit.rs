@@ -186,8 +186,9 @@ impl Journal {
             previous_crc: self.chain.last_crc,
             ..Header::default()
         };
-        let batch = stage.assemble(&mut header, continues);
-        self.segments.append(batch, sequence, first_record)?;
+        stage.assemble(&mut header, continues);
+        let bytes = u64::from(header.length);
+        self.segments.append(stage.parts(), bytes, sequence, first_record)?;
         self.chain.last_batch = sequence;
         self.chain.last_crc = header.crc;
         self.chain.said_synced_through = header.synced_through;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::batch::{FLAG_RESET, Kind, batch_bytes};
+use super::body::Body;
 use super::commit::{Plan, Sealed};
 use super::head::Head;
 use super::index::Shared;
@@ -346,7 +347,7 @@ impl Journal {
         &mut self,
         mut record: NewRecord,
         payload_bytes: usize,
-        encode: impl FnOnce(&mut Vec<u8>),
+        encode: impl FnOnce(&mut Body),
     ) {
         self.plan_for(payload_bytes);
         let sequence = self.chain.next_record;

@@ -28,6 +28,7 @@
 //! `thread` runs it all and `health` tells how it goes.
 
 mod batch;
+mod body;
 mod change;
 mod commit;
 mod core;
@@ -37,6 +38,7 @@ mod health;
 mod index;
 mod metrics;
 mod options;
+mod queue;
 mod reader;
 mod record;
 mod recovery;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::LogEntry;
 use super::batch::{u32_at, u64_at};
+use super::body::Body;
 
 /// Bytes of the table per entry.
 pub(super) const ENTRY_HEADER_BYTES: usize = 12;
@@ -31,7 +32,7 @@ pub(super) fn entries_bytes(entries: &[LogEntry]) -> usize {
 }
 
 /// Appends the payload of a record with these entries.
-pub(super) fn encode_entries(entries: &[LogEntry], body: &mut Vec<u8>) {
+pub(super) fn encode_entries(entries: &[LogEntry], body: &mut Body) {
     for entry in entries {
         let mut header = [0u8; ENTRY_HEADER_BYTES];
         header[..8].copy_from_slice(&entry.term.to_le_bytes());
@@ -40,7 +41,7 @@ pub(super) fn encode_entries(entries: &[LogEntry], body: &mut Vec<u8>) {
         body.extend_from_slice(&header);
     }
     for entry in entries {
-        body.extend_from_slice(&entry.payload);
+        body.share(&entry.payload);
     }
 }
 
@@ -96,8 +97,9 @@ mod tests {
     #[test]
     fn entries_come_back_as_they_went_in() {
         let entries = vec![entry(5, 1, 0), entry(6, 1, 300), entry(7, 4, 1)];
-        let mut body = Vec::new();
+        let mut body = Body::default();
         encode_entries(&entries, &mut body);
+        let body: Vec<u8> = body.pieces().flat_map(|(piece, _)| piece.to_vec()).collect();
         assert_eq!(body.len(), entries_bytes(&entries));
         assert!(is_well_formed(&body, 3));
         assert_eq!(term_starts(&body, 3, 5), vec![(5, 1), (7, 4)]);

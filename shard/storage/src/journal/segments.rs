@@ -23,6 +23,10 @@ const FILL_BYTES: u64 = 1 << 20;
 /// Filling starts when less than this is left of what was filled.
 const FILL_BELOW_BYTES: u64 = 256 << 10;
 
+/// But not before so many batches have come after one that is longer than what is filled: filling
+/// in front of such batches is work for nothing.
+const FILL_AFTER_BATCHES: u32 = 16;
+
 /// File name of a segment.
 pub(super) fn segment_name(number: u64) -> String {
     format!("{number:016x}{SUFFIX}")
@@ -59,6 +63,8 @@ pub(super) struct Segments {
     active: Segment,
     /// Where the next batch goes in `active`.
     position: u64,
+    /// Batches since one that was longer than what is filled at a time.
+    since_large: u32,
     /// `active` was written or zeroed up to here.
     filled: u64,
     /// Reserved ahead, with how far it is filled.
@@ -103,6 +109,7 @@ impl Segments {
             sealed,
             active,
             position: 0,
+            since_large: FILL_AFTER_BATCHES,
             filled: 0,
             next: None,
             retired: VecDeque::new(),
@@ -176,26 +183,35 @@ impl Segments {
             + self.reserve.bytes()
     }
 
-    /// Writes a whole batch at the current position.
-    pub(super) fn append(
+    /// Writes a whole batch of so many bytes at the current position, part by part.
+    pub(super) fn append<'batch>(
         &mut self,
-        batch: &[u8],
+        parts: impl Iterator<Item = &'batch [u8]>,
+        bytes: u64,
         sequence: u64,
         first_record: u64,
     ) -> Result<(), JournalError> {
-        assert!(batch.len() as u64 <= self.marker_room(), "a batch that does not fit its segment");
+        assert!(bytes <= self.marker_room(), "a batch that does not fit its segment");
         if self.position == 0 {
             self.active.first_batch = sequence;
             self.active.first_record = first_record;
         }
-        let written = self.active.file.write_all_at(batch, self.position);
-        if let Err(error) = written {
+        let mut end = self.position;
+        let mut written = parts.map(|part| {
+            let result = self.active.file.write_all_at(part, end);
+            end += part.len() as u64;
+            result
+        });
+        if let Err(error) = written.try_for_each(|result| result) {
             // Even a file whose space is reserved may meet this, where blocks are never overwritten
             // in place.
             return Err(self.refused("write", self.active.number, &error));
         }
         self.refused = false;
-        self.position += batch.len() as u64;
+        assert_eq!(end, self.position + bytes, "a batch that is not as long as it says");
+        self.position = end;
+        let is_large = bytes > FILL_BYTES;
+        self.since_large = if is_large { 0 } else { self.since_large.saturating_add(1) };
         self.filled = self.filled.max(self.position);
         if self.dirty.last().is_none_or(|segment| segment.number != self.active.number) {
             self.dirty.push(self.active.clone());
@@ -326,7 +342,8 @@ impl Segments {
 
     /// Zeroes and syncs the next piece of a file that was never written before.
     pub(super) fn fill_ahead(&mut self) -> Result<(), JournalError> {
-        if self.filled >= self.active.bytes || self.filled >= self.position + FILL_BELOW_BYTES {
+        let is_far = self.filled >= self.position + FILL_BELOW_BYTES;
+        if is_far || self.filled >= self.active.bytes || self.since_large < FILL_AFTER_BATCHES {
             return Ok(());
         }
         let count = FILL_BYTES.min(self.active.bytes - self.filled);

@@ -1,13 +1,14 @@
 //! The journal's thread: group commit without a delay.
 //!
 //! It takes all that its channel holds, writes it as one round, syncs once, and tells each lane
-//! once what is durable; while it syncs, the next round gathers. Between rounds it does a bounded
-//! piece of housekeeping, and when nothing comes for a while it proves the last batch.
+//! once what is durable; while it syncs, the next round gathers. Large writes get rounds of their
+//! own, in turns with those of small ones. Between rounds it does a bounded piece of housekeeping,
+//! and when nothing comes for a while it proves the last batch.
 //!
 //! Invariants:
 //!
 //! * A write is reported only after the sync that covers it returned.
-//! * Reports of one lane are in the order of its submissions.
+//! * Reports of one group are in the order of its submissions.
 //! * After a failed write or sync every lane is told so once, and nothing is reported any more.
 //! * A full disk is not a failure: the round waits, and so does everything behind it.
 //!
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 
-use super::{Change, Journal, JournalError, JournalHealth, JournalMetrics, JournalStats, Write};
+use super::queue::{Queue, ROUND_BYTES, Round, Submission};
+use super::{Journal, JournalError, JournalHealth, JournalMetrics, JournalStats, Write};
 use crate::GroupId;
 
 /// How often a round that waits for space tries again.
@@ -30,8 +32,8 @@ const RESERVE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a lane learns from the journal thread. Called on that thread: must not block.
 pub trait Completion: Send + Sync {
-    /// Writes of this lane that became durable, in the order in which they were submitted. Called
-    /// once a sync, if there are any.
+    /// Writes of this lane that became durable, those of one group in the order in which they were
+    /// submitted. Called once a sync, if there are any.
     fn durable(&self, done: &[(GroupId, u64)]);
 
     /// The journal stopped: nothing submitted and not reported will ever be durable. Called once.
@@ -105,8 +107,8 @@ impl JournalThread {
             is_stopping: Arc::clone(&is_stopping),
             reserve_tended: None,
             stats,
-            round: Vec::new(),
-            submitted: Vec::new(),
+            queue: Queue::default(),
+            round: Round::default(),
             has_ended: false,
         };
         let thread = thread::Builder::new()
@@ -154,12 +156,6 @@ enum Message {
     Shutdown,
 }
 
-struct Submission {
-    lane: usize,
-    writes: Vec<Write>,
-    submitted: Instant,
-}
-
 struct Lane {
     completion: Arc<dyn Completion>,
     done: Vec<(GroupId, u64)>,
@@ -175,14 +171,16 @@ struct Worker {
     reserve_tended: Option<Instant>,
     /// As of the last update of the metrics.
     stats: JournalStats,
-    round: Vec<Write>,
-    submitted: Vec<Instant>,
+    queue: Queue,
+    round: Round,
     has_ended: bool,
 }
 
 /// What the thread does next.
 enum Next {
     Round(Submission),
+    /// Nothing small came; large writes wait.
+    Large,
     Shutdown,
     /// Nothing came; there may be housekeeping, or the last batch to prove.
     Idle,
@@ -210,10 +208,17 @@ impl Worker {
             match self.next(has_more_to_maintain) {
                 Next::Round(first) => {
                     let is_last = self.gather(first);
-                    self.commit()?;
+                    if !self.round.writes.is_empty() {
+                        self.commit()?;
+                    }
                     if is_last {
                         return self.finish();
                     }
+                    self.commit_large()?;
+                    has_more_to_maintain = self.maintain()?;
+                }
+                Next::Large => {
+                    self.commit_large()?;
                     has_more_to_maintain = self.maintain()?;
                 }
                 Next::Idle => {
@@ -236,7 +241,7 @@ impl Worker {
     }
 
     fn next(&self, has_more_to_maintain: bool) -> Next {
-        let received = if has_more_to_maintain {
+        let received = if has_more_to_maintain || !self.queue.is_empty() {
             self.receiver.try_recv().map_err(|error| match error {
                 TryRecvError::Empty => RecvTimeoutError::Timeout,
                 TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
@@ -249,18 +254,19 @@ impl Worker {
         };
         match received {
             Ok(Message::Submit(submission)) => Next::Round(submission),
+            Err(RecvTimeoutError::Timeout) if !self.queue.is_empty() => Next::Large,
             Err(RecvTimeoutError::Timeout) => Next::Idle,
             Ok(Message::Shutdown) | Err(RecvTimeoutError::Disconnected) => Next::Shutdown,
         }
     }
 
-    /// Takes all that is there, up to the size of a batch: more would only delay the reports.
-    /// True if a shutdown came behind it.
+    /// Takes all that is there, up to a bound: more would only delay the reports. True if a shutdown
+    /// came behind it.
     fn gather(&mut self, first: Submission) -> bool {
-        let mut bytes = self.take(first);
-        while bytes < self.journal.options.batch_bytes_max {
+        self.queue.take(first, &mut self.round);
+        while self.round.bytes < ROUND_BYTES.min(self.journal.options.batch_bytes_max) {
             match self.receiver.try_recv() {
-                Ok(Message::Submit(submission)) => bytes += self.take(submission),
+                Ok(Message::Submit(submission)) => self.queue.take(submission, &mut self.round),
                 Ok(Message::Shutdown) => return true,
                 Err(_) => return false,
             }
@@ -268,27 +274,18 @@ impl Worker {
         false
     }
 
-    /// Adds a submission to the round. Returns its payload bytes.
-    fn take(&mut self, submission: Submission) -> u64 {
-        let done = &mut self.lanes[submission.lane].done;
-        done.extend(submission.writes.iter().map(|write| (write.group, write.ticket)));
-        let bytes = submission.writes.iter().map(|write| match &write.change {
-            Change::Append { entries, .. } => {
-                entries.iter().map(|entry| entry.payload.len() as u64).sum()
-            }
-            _ => 0,
-        });
-        let bytes = bytes.sum();
-        self.round.extend(submission.writes);
-        self.submitted.push(submission.submitted);
-        bytes
+    /// Commits the next of the large writes that wait, if there is one.
+    fn commit_large(&mut self) -> Result<(), JournalError> {
+        self.queue.next(&mut self.round);
+        if self.round.writes.is_empty() { Ok(()) } else { self.commit() }
     }
 
     fn commit(&mut self) -> Result<(), JournalError> {
         let before = self.journal.stats;
         let start = Instant::now();
-        self.health.begins(self.submitted.first().copied().unwrap_or(start));
-        let result = self.journal.write(&self.round);
+        let oldest = self.round.submitted.first().copied().into_iter().chain(self.queue.oldest());
+        self.health.begins(oldest.min().unwrap_or(start));
+        let result = self.journal.write(&self.round.writes);
         let written = Instant::now();
         match result {
             Ok(()) => self.journal.sync()?,
@@ -296,7 +293,10 @@ impl Worker {
             Err(error) => return Err(error),
         }
         let synced = Instant::now();
-        self.health.completed(!self.receiver.is_empty());
+        self.health.completed(!self.receiver.is_empty() || !self.queue.is_empty());
+        for (lane, group, ticket) in &self.round.tickets {
+            self.lanes[*lane].done.push((*group, *ticket));
+        }
         // What the round holds is freed after the lanes know.
         for lane in &mut self.lanes {
             if !lane.done.is_empty() {
@@ -304,17 +304,17 @@ impl Worker {
                 lane.done.clear();
             }
         }
-        self.round.clear();
         let now = self.journal.stats;
         let metrics = &self.metrics;
         metrics.write_duration_seconds.observe((written - start).as_secs_f64());
         metrics.sync_duration_seconds.observe((synced - written).as_secs_f64());
         metrics.batch_bytes.observe((now.bytes_written - before.bytes_written) as f64);
         metrics.batch_records.observe((now.records_written - before.records_written) as f64);
-        for submitted in self.submitted.drain(..) {
-            let waited = synced.saturating_duration_since(submitted);
+        for submitted in &self.round.submitted {
+            let waited = synced.saturating_duration_since(*submitted);
             metrics.wait_duration_seconds.observe(waited.as_secs_f64());
         }
+        self.round.clear();
         Ok(())
     }
 
@@ -367,6 +367,9 @@ impl Worker {
     }
 
     fn finish(&mut self) -> Result<(), JournalError> {
+        while !self.queue.is_empty() {
+            self.commit_large()?;
+        }
         // Held copies of what is durable elsewhere may be dropped.
         match self.journal.sync() {
             Err(JournalError::Full { .. }) => return Ok(()),

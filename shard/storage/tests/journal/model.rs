@@ -69,7 +69,8 @@ fn random_write(random: &mut StdRng, model: &Model, ticket: u64) -> Write {
                 random.random_range(group.base.0 + 1..=group.last() + 1)
             };
             let count = random.random_range(0..5);
-            let size = if random.random_bool(0.05) { 20_000 } else { 600 };
+            // Long ones are written from where they are, short ones are copied.
+            let size = if random.random_bool(0.05) { 30_000 } else { 600 };
             let entries = (first..first + count)
                 .map(|index| {
                     let mut payload = vec![index as u8; random.random_range(0..size)];

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use flotilla_storage::GroupId;
 use flotilla_storage::journal::{
-    Completion, JournalError, JournalHandle, JournalMetrics, JournalThread, Write,
+    Change, Completion, JournalError, JournalHandle, JournalMetrics, JournalThread, Write,
 };
 use flotilla_storage::sim::SimFs;
 use parking_lot::Mutex;
@@ -103,6 +103,38 @@ fn what_gathers_during_a_sync_shares_the_next_one() {
     assert_eq!(lanes[0].recv().unwrap(), Told::Durable(expected), "one report for the lane");
     assert_eq!(lanes[1].recv().unwrap(), Told::Durable(vec![(1, 51)]));
     thread.shutdown().unwrap();
+}
+
+#[test]
+fn small_writes_do_not_wait_for_large_ones_of_other_groups() {
+    let fs = SimFs::new(1);
+    let (handle, thread, lanes) = start(&fs, 1);
+    fs.stall();
+    handle.submit(0, vec![ticketed(0, birth(1)), ticketed(0, birth(2))]);
+    while fs.content(&segment_paths(&fs)[0]).unwrap()[4096..4100] == [0; 4] {
+        std::thread::yield_now();
+    }
+    let large = |ticket: u64, from: u64| {
+        let entries = (from..from + 10).map(|index| entry(index, 1, &[1; 30_000])).collect();
+        write(1, ticket, Change::Append { state: None, entries })
+    };
+    handle.submit(0, vec![large(1, 1)]);
+    handle.submit(0, vec![ticketed(2, append(1, 1, 11, 11)), ticketed(1, append(2, 1, 1, 1))]);
+    handle.submit(0, vec![ticketed(2, append(2, 1, 2, 2)), large(3, 12)]);
+    fs.resume();
+    let told =
+        |done: &[(u64, u64)]| assert_eq!(lanes[0].recv().unwrap(), Told::Durable(done.into()));
+    told(&[(1, 0), (2, 0)]);
+    told(&[(2, 1), (2, 2)]);
+    told(&[(1, 1), (1, 2), (1, 3)]);
+    // Nor does a shutdown forget those that wait.
+    handle.submit(0, vec![large(4, 22)]);
+    thread.shutdown().unwrap();
+    told(&[(1, 4)]);
+    fs.crash();
+    let (_, recovery) = open(&fs);
+    let last = |group| recovery.groups[&GroupId(group)].last_index;
+    assert_eq!((last(1), last(2)), (31, 2));
 }
 
 #[test]

@@ -290,3 +290,21 @@ fn a_killed_client_is_closed_and_the_killer_gets_its_reply() {
         client.expect_end().await;
     });
 }
+
+/// Somebody asks for a thousand things that are all refused. The lane has others to serve.
+#[test]
+fn who_is_refused_is_read_in_turns_with_rests_between_and_answered_in_order() {
+    block_on(async {
+        let fake = Fake::default();
+        let busy = flotilla_router::RouteError::Busy { retry_after: std::time::Duration::from_millis(10) };
+        fake.fail(busy);
+        let mut client = Client::connect(fake, RespOptions::default(), 1 << 20);
+        let begin = std::time::Instant::now();
+        client.send("SET key value\r\nPING\r\n".repeat(500)).await;
+        client.expect("-BUSY busy: retry after 10ms\r\n+PONG\r\n".repeat(500)).await;
+        assert_eq!(client.fake.started(), 500);
+        let turns = 1000_u32.div_ceil(64);
+        let rests = std::time::Duration::from_millis(1) * (turns - 1);
+        assert!(begin.elapsed() >= rests, "{turns} turns took {:?}", begin.elapsed());
+    });
+}

@@ -207,6 +207,31 @@ fn decode(buffer: &mut BytesMut) -> Result<Vec<Vec<PeerMessage>>, FrameError> {
     Ok(frames)
 }
 
+#[test]
+fn pieces_of_any_length_make_the_message() {
+    let message = request(7, 100_000);
+    // What follows the head of a frame that holds nothing else.
+    let whole = encode(std::slice::from_ref(&message), CUT).split_off(12);
+    let mut assembly = Assembly::new(whole.len());
+    for _ in 0..2 {
+        let (mut rest, mut messages) = (&whole[..], Vec::new());
+        for length in [1, 20_000, 7, 3, 16_384, 16_383].into_iter().cycle() {
+            assert!(messages.is_empty(), "nothing before the last piece");
+            let (piece, behind) = rest.split_at(rest.len().min(length));
+            rest = behind;
+            let mut buffer = BytesMut::new();
+            encode_fragment(&mut buffer, piece, rest.is_empty());
+            let parsed = parse(&mut buffer, CUT.frame_bytes_max).unwrap();
+            let Parsed::Frame(frame) = parsed else { panic!("a part of a frame") };
+            decode_frame(frame, &mut assembly, &mut messages).unwrap();
+            if rest.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(messages, std::slice::from_ref(&message));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

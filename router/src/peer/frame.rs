@@ -196,17 +196,25 @@ fn check_length(buffer: &[u8], frame_bytes_max: usize) -> Result<usize, FrameErr
     Ok(length)
 }
 
-/// What a connection has of a message that comes in pieces.
+/// Pieces that are at least this long are kept as they came. A piece keeps the read that brought it
+/// in memory, so that many short ones would keep much more than they are.
+const KEPT_BYTES_MIN: usize = 16 << 10;
+
+/// What a connection has of a message that comes in pieces. They are put together once, when all
+/// are there: a buffer that grows with them would be copied again and again.
 #[derive(Debug)]
 pub struct Assembly {
-    bytes: BytesMut,
+    pieces: Vec<Bytes>,
+    /// Short pieces that came last.
+    short: BytesMut,
+    length: usize,
     bytes_max: usize,
 }
 
 impl Assembly {
     /// Nothing yet; a message may have `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Assembly {
-        Assembly { bytes: BytesMut::new(), bytes_max }
+        Assembly { pieces: Vec::new(), short: BytesMut::new(), length: 0, bytes_max }
     }
 
     fn add(&mut self, mut piece: Bytes) -> Result<Option<PeerMessage>, FrameError> {
@@ -215,20 +223,40 @@ impl Assembly {
             1 => true,
             _ => return Err(FrameError::Message(DecodeError("a flag is neither 0 nor 1"))),
         };
-        let length = self.bytes.len() + piece.len();
+        let length = self.length + piece.len();
         if length > self.bytes_max {
             return Err(FrameError::Length { length, length_max: self.bytes_max });
         }
-        self.bytes.put_slice(&piece);
+        self.length = length;
+        if piece.len() < KEPT_BYTES_MIN {
+            self.short.put_slice(&piece);
+        } else {
+            self.keep_short();
+            self.pieces.push(piece);
+        }
         if !is_last {
             return Ok(None);
         }
-        let mut whole = std::mem::take(&mut self.bytes).freeze();
+        let mut whole = self.put_together();
         let message = PeerMessage::decode(&mut whole)?;
         if !whole.is_empty() {
             return Err(FrameError::Message(DecodeError("bytes follow a message of pieces")));
         }
         Ok(Some(message))
+    }
+
+    fn keep_short(&mut self) {
+        if !self.short.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.short).freeze());
+        }
+    }
+
+    fn put_together(&mut self) -> Bytes {
+        self.keep_short();
+        let mut whole = BytesMut::with_capacity(std::mem::take(&mut self.length));
+        self.pieces.iter().for_each(|piece| whole.put_slice(piece));
+        self.pieces = Vec::new();
+        whole.freeze()
     }
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct Lane {
     frozen_generation: Cell<u64>,
     /// Reads that wait until fewer answers are under way.
     reads_later: RefCell<Vec<ColdRead>>,
+    /// Some of them are with the read pool.
+    is_reading_again: Cell<bool>,
     /// The node stops: requests are refused from now on.
     closed: Cell<bool>,
 }
@@ -102,6 +104,7 @@ impl Lane {
             reaped: Cell::new(GroupId(0)),
             frozen_generation: Cell::new(0),
             reads_later: RefCell::default(),
+            is_reading_again: Cell::new(false),
             closed: Cell::new(false),
         })
     }
@@ -184,6 +187,7 @@ impl Lane {
                 bag(group, Event::ReadDamaged { generation, reply, error });
             }
             Mail::ReadLater(read) => self.reads_later.borrow_mut().push(*read),
+            Mail::ReadAgain => self.is_reading_again.set(false),
             Mail::Expired { group, keys, rest } => bag(group, Event::Expired { keys, rest }),
             Mail::Unreachable(node) => {
                 for group in self.slots.borrow().keys() {
@@ -356,18 +360,20 @@ impl Lane {
         self.shared.report(self.number, load, freeze);
     }
 
-    /// Hands reads that were put off to the read pool again: all when there is room for their
-    /// answers, else those that have waited long enough to be refused there.
+    /// Hands reads that were put off to the read pool again if one of them has a chance: the earliest
+    /// first, and no others until all these have been tried.
     fn read_again(&self) {
         let mut later = self.reads_later.borrow_mut();
         let wiring = self.wiring.borrow();
         let (Some(wiring), false) = (wiring.as_ref(), later.is_empty()) else { return };
-        let chance = |read: &ColdRead| Chance::of(&wiring.budget, read.entered.elapsed());
-        let reads: Vec<ColdRead> =
-            later.extract_if(.., |read| chance(read) != Chance::Later).collect();
-        if !reads.is_empty() {
-            self.with_effects(|effects| effects.cold_reads.extend(reads));
+        let chance = |read: &ColdRead| Chance::of(&wiring.budget, read.entered.elapsed(), true);
+        if self.is_reading_again.get() || later.iter().all(|read| chance(read) == Chance::Later) {
+            return;
         }
+        let mut reads = std::mem::take(&mut *later);
+        reads.sort_by_key(|read| read.entered);
+        self.is_reading_again.set(true);
+        perform::read_again(&self.inbox, wiring, reads);
     }
 
     /// One group of this lane at a time is searched for expired rows, in turns.

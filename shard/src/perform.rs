@@ -27,6 +27,11 @@ const SCANNED_BYTES_MAX: usize = 256 << 10;
 /// fetched: how large a row is shows only when it has been read.
 const ANSWERS_PART: u64 = 4;
 
+/// Reads that were put off may fill as much again, one after another in the order in which they
+/// came: clients take their answers in that order, and those of later reads must not keep an
+/// earlier one from its own.
+const PUT_OFF_PART: u64 = 2;
+
 /// How long a read may be put off because of that.
 const PUT_OFF_MAX: Duration = Duration::from_secs(2);
 
@@ -44,9 +49,10 @@ pub(crate) enum Chance {
 }
 
 impl Chance {
-    /// For a read that entered the node so long ago.
-    pub(crate) fn of(budget: &Budget, waited: Duration) -> Chance {
-        if budget.part_bytes(Part::Reads) < budget.bytes_max() / ANSWERS_PART {
+    /// For a read that entered the node so long ago, and perhaps was put off before.
+    pub(crate) fn of(budget: &Budget, waited: Duration, was_put_off: bool) -> Chance {
+        let part = if was_put_off { PUT_OFF_PART } else { ANSWERS_PART };
+        if budget.part_bytes(Part::Reads) < budget.bytes_max() / part {
             Chance::Now
         } else if waited < PUT_OFF_MAX {
             Chance::Later
@@ -167,18 +173,23 @@ fn read_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
         if matches!(read.operation, Operation::Get { .. }) {
             points.push(read);
             if points.len() == COLD_READS_PER_JOB {
-                spawn_cold(inbox, wiring, std::mem::take(&mut points));
+                spawn_cold(inbox, wiring, std::mem::take(&mut points), false);
             }
         } else {
-            spawn_cold(inbox, wiring, vec![read]);
+            spawn_cold(inbox, wiring, vec![read], false);
         }
     }
     if !points.is_empty() {
-        spawn_cold(inbox, wiring, points);
+        spawn_cold(inbox, wiring, points, false);
     }
 }
 
-fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
+/// Makes reads that were put off: one after another, in the order given.
+pub(crate) fn read_again(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
+    spawn_cold(inbox, wiring, reads, true);
+}
+
+fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>, were_put_off: bool) {
     let inbox = inbox.clone();
     let (outbox, metrics): (Arc<dyn Outbox>, _) = (wiring.outbox.clone(), wiring.metrics.clone());
     let (budget, account) = (wiring.budget.clone(), wiring.budget.account(Part::Reads));
@@ -188,7 +199,7 @@ fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
             if matches!(&read.reply, Reply::Oneshot(sender) if sender.is_closed()) {
                 continue;
             }
-            let result = match Chance::of(&budget, read.entered.elapsed()) {
+            let result = match Chance::of(&budget, read.entered.elapsed(), were_put_off) {
                 Chance::Now => read.run().map(|answer| hold(answer, &account)),
                 Chance::Never => Err(Refusal::Busy { retry_after: RETRY_AFTER }),
                 Chance::Later => {
@@ -209,6 +220,10 @@ fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>) {
                 Reply::Oneshot(sender) => drop(sender.send(result)),
                 Reply::Peer { node, id } => parcels.push((node, Parcel::Reply { id, result })),
             }
+        }
+        if were_put_off {
+            // After those that were put off again.
+            inbox.put(Mail::ReadAgain);
         }
         for (node, parcels) in by_node(parcels) {
             outbox.send(node, parcels);
@@ -242,13 +257,17 @@ mod tests {
         let budget = Budget::new(400);
         let answers = budget.account(Part::Reads);
         let (soon, late) = (Duration::ZERO, PUT_OFF_MAX);
-        assert_eq!(Chance::of(&budget, late), Chance::Now);
+        assert_eq!(Chance::of(&budget, late, false), Chance::Now);
         answers.add(99);
-        assert_eq!(Chance::of(&budget, soon), Chance::Now);
+        assert_eq!(Chance::of(&budget, soon, false), Chance::Now);
         answers.add(1);
-        assert_eq!(Chance::of(&budget, soon), Chance::Later);
-        assert_eq!(Chance::of(&budget, late), Chance::Never);
-        answers.sub(100);
-        assert_eq!(Chance::of(&budget, soon), Chance::Now);
+        assert_eq!(Chance::of(&budget, soon, false), Chance::Later);
+        assert_eq!(Chance::of(&budget, late, false), Chance::Never);
+        answers.add(99);
+        assert_eq!(Chance::of(&budget, soon, true), Chance::Now, "who was put off comes first");
+        answers.add(1);
+        assert_eq!(Chance::of(&budget, soon, true), Chance::Later);
+        answers.sub(200);
+        assert_eq!(Chance::of(&budget, soon, false), Chance::Now);
     }
 }

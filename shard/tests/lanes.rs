@@ -38,9 +38,10 @@ fn start(groups: u64, voters: u64, lanes: usize) -> Node {
     let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() };
     let (mut journal, _) =
         Journal::open(Arc::new(RealFs), dir.path().join("journal"), options).expect("a journal");
+    // What was merged is read from the file.
+    let options = StoreOptions { merged_bytes_max: 0, ..StoreOptions::default() };
     let (store, _) =
-        Store::open(&dir.path().join("store"), StoreOptions::default(), StoreMetrics::new())
-            .expect("a store");
+        Store::open(&dir.path().join("store"), options, StoreMetrics::new()).expect("a store");
     let replicas = (1..=groups).map(|group| replica(group, voters, &store)).collect::<Vec<_>>();
     for replica in &replicas {
         let birth = Record {
@@ -131,6 +132,15 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 impl Node {
     fn ask(&self, group: u64, operation: Operation) -> Result<Answer, Refusal> {
+        let answer = block_on(self.begin(group, operation));
+        answer.unwrap_or(Err(Refusal::Timeout { maybe_committed: true }))
+    }
+
+    fn begin(
+        &self,
+        group: u64,
+        operation: Operation,
+    ) -> oneshot::Receiver<Result<Answer, Refusal>> {
         let (sender, receiver) = oneshot::channel();
         self.lanes.submit(Request {
             group: GroupId(group),
@@ -143,7 +153,7 @@ impl Node {
             permit: self.budget.acquire(100).expect("the budget is large"),
             reply: Reply::Oneshot(sender),
         });
-        block_on(receiver).unwrap_or(Err(Refusal::Timeout { maybe_committed: true }))
+        receiver
     }
 
     /// Repeats what was refused because nobody leads yet.
@@ -218,6 +228,39 @@ fn memtables_over_their_budget_are_checkpointed_and_read_from_below() {
             other => panic!("key {n} was answered {other:?}"),
         }
     }
+    node.stop();
+}
+
+/// How large a row is shows when it is read: the answers to one pipeline could be larger than the
+/// node's memory.
+#[test]
+fn rows_are_fetched_as_answers_are_taken() {
+    let node = start(1, 1, 1);
+    let value = "v".repeat(8000);
+    for n in 0..400 {
+        node.ask_until_led(1, &put(&format!("key{n:04}"), &value));
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while node.lanes.memory_bytes() > 2 << 20 {
+        assert!(Instant::now() < until, "no checkpoint has freed memory");
+        std::thread::yield_now();
+    }
+    let answers_max = node.budget.bytes_max() / 2 + 8000;
+    let under_way = || node.budget.part_bytes(Part::Reads);
+    let reads: Vec<_> = (0..100).map(|n| node.begin(1, get(&format!("key{n:04}")))).collect();
+    while under_way() < node.budget.bytes_max() / 4 {
+        assert!(Instant::now() < until, "{} bytes of answers are under way", under_way());
+        std::thread::yield_now();
+    }
+    for read in reads {
+        let answer = block_on(read).expect("the node lives");
+        assert!(under_way() <= answers_max, "{} bytes of answers are under way", under_way());
+        match answer {
+            Ok(Answer::Value(Some(entry))) => assert_eq!(entry.value, value),
+            other => panic!("answered {other:?}"),
+        }
+    }
+    assert_eq!(under_way(), 0);
     node.stop();
 }
 

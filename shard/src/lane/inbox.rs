@@ -43,6 +43,8 @@ pub(crate) enum Mail {
     },
     /// A read that found too many answers under way.
     ReadLater(Box<ColdRead>),
+    /// All reads that were put off have been tried again.
+    ReadAgain,
     Expired {
         group: GroupId,
         keys: Vec<Bytes>,

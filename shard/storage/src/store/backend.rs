@@ -2,10 +2,6 @@
 //!
 //! redb consumes a backend and closes it with the database. Since a failed commit is answered by
 //! opening the file again, the store holds not a backend but a way to open one.
-//!
-//! A commit writes all that it has and syncs once. Behind such a sync that of the journal would wait
-//! for all of it, so what is written is synced here early, a few MiB at a time. That proves nothing:
-//! redb syncs when its order of writes asks for it, as before.
 
 use std::fmt;
 use std::io;
@@ -18,13 +14,6 @@ use redb::{BackendError, StorageBackend};
 /// Opens the store's file; called once on opening the store and once per reopening. The backend of
 /// the time before is closed by then.
 pub type OpenBackend = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
-
-/// What is written is synced when it is so much: the most that another sync on the same disk waits
-/// for.
-const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
-
-/// A longer page is written in parts of so much.
-const WRITE_BYTES_MAX: usize = 1 << 20;
 
 /// What went through the backends of a store.
 #[derive(Debug, Default)]
@@ -49,13 +38,11 @@ impl Traffic {
 pub(crate) struct Metered {
     backend: Box<dyn StorageBackend>,
     traffic: Arc<Traffic>,
-    /// Written since the last sync.
-    unsynced_bytes: AtomicU64,
 }
 
 impl Metered {
     pub(crate) fn new(backend: Box<dyn StorageBackend>, traffic: Arc<Traffic>) -> Metered {
-        Metered { backend, traffic, unsynced_bytes: AtomicU64::new(0) }
+        Metered { backend, traffic }
     }
 }
 
@@ -83,23 +70,12 @@ impl StorageBackend for Metered {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.unsynced_bytes.store(0, Ordering::Relaxed);
         self.backend.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.traffic.written_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-        for (part, offset) in data.chunks(WRITE_BYTES_MAX).zip((offset..).step_by(WRITE_BYTES_MAX))
-        {
-            self.backend.write(offset, part)?;
-            let bytes = part.len() as u64;
-            let unsynced = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            if unsynced >= UNSYNCED_BYTES_MAX {
-                // A failure must be heard: the next sync may not tell of it any more.
-                self.sync_data()?;
-            }
-        }
-        Ok(())
+        self.backend.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! Edges: large values among small ones, clients that do not read, clients that come and go.
 //!
-//! Each part measures what a steady probe feels, and what the largest node's memory does.
+//! Each part measures what a steady probe feels, and what the largest node's memory does. Large
+//! values come first at a rate that leaves the machine room, which shows what waits behind them, and
+//! then as fast as a few clients can, which also shows what a machine without room does.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, ClusterArgs, Layout};
-use crate::connection::{Connection, WriteResult};
+use crate::connection::{Connection, ReadResult, WriteResult};
 use crate::keys::shard_prefix;
 use crate::probe::{Felt, Probe};
 use crate::resp;
@@ -29,6 +31,9 @@ pub struct EdgesArgs {
     /// Clients that write and read values of 8 MiB.
     #[arg(long, default_value_t = 2)]
     pub large_clients: u32,
+    /// MiB of large values that they write in a second, together, in the part with room.
+    #[arg(long, default_value_t = 32)]
+    pub large_rate_mib: u32,
     /// Clients that ask for much and read nothing.
     #[arg(long, default_value_t = 64)]
     pub silent_clients: u32,
@@ -82,12 +87,19 @@ pub async fn run(args: &EdgesArgs) -> anyhow::Result<bool> {
             summary.max_ms,
             most >> 20
         );
+        for (failure, count) in &felt.failures {
+            println!("    {count} × {failure}");
+        }
         Ok(())
     };
     show("alone", probe.next_phase(), &cluster)?;
 
-    let exchanged = large(args, &cluster, shards, length).await?;
-    show("beside values of 8 MiB", probe.next_phase(), &cluster)?;
+    let paced = large(args, &cluster, shards, length, Some(args.large_rate_mib)).await?;
+    let part = format!("beside 8 MiB values, {} MiB/s", paced.mib_per_second());
+    show(&part, probe.next_phase(), &cluster)?;
+    let large = large(args, &cluster, shards, length, None).await?;
+    let part = format!("beside 8 MiB values, {} MiB/s", large.mib_per_second());
+    show(&part, probe.next_phase(), &cluster)?;
     let silent = silent(args, &cluster, shards, length).await?;
     show("beside clients that do not read", probe.next_phase(), &cluster)?;
     drop(silent);
@@ -97,54 +109,94 @@ pub async fn run(args: &EdgesArgs) -> anyhow::Result<bool> {
     show("alone again", probe.next_phase(), &cluster)?;
     probe.stop().await?;
     println!(
-        "{exchanged} values of 8 MiB written and read back; {} visits, {} of them failed",
-        visits.made, visits.failed
+        "{} + {} values of 8 MiB written and read back, {} refused; {} visits, {} of them failed",
+        paced.exchanged,
+        large.exchanged,
+        paced.refused + large.refused,
+        visits.made,
+        visits.failed
     );
     cluster.stop_all().await?;
     Ok(failed == 0 && visits.failed == 0)
 }
 
-/// Writes and reads values of 8 MiB until the time is over; returns how many.
+/// What clients with large values did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Exchanged {
+    /// Values written and read back.
+    exchanged: u64,
+    /// Requests that were refused with certainly no effect, and tried again.
+    refused: u64,
+    elapsed: Duration,
+}
+
+impl Exchanged {
+    /// How much was written, and as much read, in a second.
+    fn mib_per_second(&self) -> u64 {
+        let bytes = self.exchanged as f64 * LARGE_BYTES as f64;
+        (bytes / (1 << 20) as f64 / self.elapsed.as_secs_f64().max(0.001)).round() as u64
+    }
+}
+
+/// Writes and reads values of 8 MiB until the time is over, at most `rate_mib` in a second.
 async fn large(
     args: &EdgesArgs,
     cluster: &Cluster,
     shards: u32,
     length: Duration,
-) -> anyhow::Result<u64> {
+    rate_mib: Option<u32>,
+) -> anyhow::Result<Exchanged> {
     let mut clients = JoinSet::new();
+    let count = args.large_clients.max(1);
+    let begin = Instant::now();
     for number in 0..args.large_clients {
         let servers = cluster.resp_addresses();
         let address = servers[number as usize % servers.len()];
+        let pause = rate_mib.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs(LARGE_BYTES as u64) * count / (rate.max(1) << 20)
+        });
         clients.spawn(async move {
             let mut key = shard_prefix(0, shards).to_vec();
             key.extend_from_slice(format!("large{number}").as_bytes());
             let mut connection = Connection::open(address, REPLY_TIMEOUT).await?;
-            let (begin, mut exchanged) = (Instant::now(), 0_u64);
-            while begin.elapsed() < length {
-                let value = vec![exchanged as u8; LARGE_BYTES];
+            let mut done = Exchanged::default();
+            let mut due = begin + pause * number / count;
+            while due < begin + length && begin.elapsed() < length {
+                tokio::time::sleep_until(due.into()).await;
+                let value = vec![done.exchanged as u8; LARGE_BYTES];
                 match connection.set(&key, &value).await {
                     WriteResult::Acknowledged => {}
                     WriteResult::Refused(_) => {
+                        done.refused += 1;
                         tokio::time::sleep(Duration::from_millis(20)).await;
                         continue;
                     }
                     WriteResult::InDoubt(problem) => bail!("a large write: {problem}"),
                 }
                 match connection.get(&key).await {
-                    crate::connection::ReadResult::Value(Some(found)) if found == value => {}
-                    crate::connection::ReadResult::Refused(_) => continue,
+                    ReadResult::Value(Some(found)) if found == value => {}
+                    ReadResult::Refused(_) => {
+                        done.refused += 1;
+                        continue;
+                    }
                     _ => bail!("a large value came back otherwise"),
                 }
-                exchanged += 1;
+                done.exchanged += 1;
+                due = (due + pause).max(Instant::now());
             }
-            anyhow::Ok(exchanged)
+            anyhow::Ok(done)
         });
     }
-    let mut exchanged = 0;
+    let mut all = Exchanged::default();
     while let Some(client) = clients.join_next().await {
-        exchanged += client.context("a client failed")??;
+        let done = client.context("a client failed")??;
+        all.exchanged += done.exchanged;
+        all.refused += done.refused;
     }
-    Ok(exchanged)
+    // A pace is kept by waiting: what was not used of the time belongs to it.
+    all.elapsed = begin.elapsed().max(length);
+    tokio::time::sleep(length.saturating_sub(begin.elapsed())).await;
+    Ok(all)
 }
 
 /// Clients that ask for a large value again and again and read nothing. They live until the result

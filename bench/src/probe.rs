@@ -4,6 +4,7 @@
 //! operation was due, so that a stall is felt by all that were due meanwhile. Half of them are
 //! writes, half reads, spread over all shards and servers.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,18 +26,20 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const VALUE: [u8; 256] = [b'p'; 256];
 
 /// What was felt in one phase.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Felt {
     /// Operations that were answered.
     pub summary: Summary,
-    /// Operations that failed.
+    /// Operations that were refused with certainly no effect, and otherwise failed.
     pub failed: u64,
+    /// How they failed, and how many.
+    pub failures: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
 struct Phase {
     latencies: Latencies,
-    failed: u64,
+    failures: BTreeMap<String, u64>,
 }
 
 /// A probe at work.
@@ -71,7 +74,8 @@ impl Probe {
     /// Ends a phase: what was felt since the last call. The next one begins.
     pub fn next_phase(&self) -> Felt {
         let phase = std::mem::take(&mut *self.phase.lock().expect("nobody panics with it"));
-        Felt { summary: phase.latencies.summary(), failed: phase.failed }
+        let failed = phase.failures.values().sum();
+        Felt { summary: phase.latencies.summary(), failed, failures: phase.failures }
     }
 
     /// Ends the probe.
@@ -111,30 +115,38 @@ impl Asker {
                 let address = self.servers[server % self.servers.len()];
                 connection = Connection::open(address, REPLY_TIMEOUT).await.ok();
             }
-            let well = match &mut connection {
+            let result = match &mut connection {
                 Some(connection) => self.ask(operations, connection).await,
-                None => false,
+                None => Err("not connected".to_owned()),
             };
             if connection.as_ref().is_none_or(Connection::is_broken) {
                 connection = None;
                 server += 1;
             }
             let mut phase = self.phase.lock().expect("nobody panics with it");
-            match well {
-                true => phase.latencies.record(due_at.elapsed()),
-                false => phase.failed += 1,
+            match result {
+                Ok(()) => phase.latencies.record(due_at.elapsed()),
+                Err(failure) => *phase.failures.entry(failure).or_default() += 1,
             }
         }
     }
 
-    async fn ask(&self, operations: u64, connection: &mut Connection) -> bool {
+    async fn ask(&self, operations: u64, connection: &mut Connection) -> Result<(), String> {
         let mut key = self.prefix.to_vec();
         key.extend_from_slice(
             format!("probe{:02}{:03}", self.number, operations / 2 % 100).as_bytes(),
         );
         match operations % 2 {
-            0 => matches!(connection.set(&key, &VALUE).await, WriteResult::Acknowledged),
-            _ => matches!(connection.get(&key).await, ReadResult::Value(_)),
+            0 => match connection.set(&key, &VALUE).await {
+                WriteResult::Acknowledged => Ok(()),
+                WriteResult::Refused(why) => Err(format!("write refused: {why}")),
+                WriteResult::InDoubt(why) => Err(format!("write in doubt: {why}")),
+            },
+            _ => match connection.get(&key).await {
+                ReadResult::Value(_) => Ok(()),
+                ReadResult::Refused(why) => Err(format!("read refused: {why}")),
+                ReadResult::Lost(why) => Err(format!("read lost: {why}")),
+            },
         }
     }
 }

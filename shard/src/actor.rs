@@ -37,17 +37,15 @@ pub(crate) struct ReplicaActor {
     replica: Replica,
     lane: Rc<Lane>,
     slot: Rc<Slot>,
-    /// Events have come since the last turn.
-    moved: bool,
 }
 
 impl ReplicaActor {
     pub(crate) fn new(replica: Replica, lane: Rc<Lane>, slot: Rc<Slot>) -> ReplicaActor {
-        ReplicaActor { replica, lane, slot, moved: true }
+        ReplicaActor { replica, lane, slot }
     }
 
     fn turn(&mut self) {
-        if !std::mem::take(&mut self.moved) || self.lane.is_halted() {
+        if !self.replica.is_stirred() || self.lane.is_halted() {
             return;
         }
         let now = self.lane.now();
@@ -69,7 +67,6 @@ impl Handler<Bag> for ReplicaActor {
 
     fn handle(&mut self, Bag(events): Bag, _: &mut Self::Context) {
         let now = self.lane.now();
-        self.moved = true;
         self.lane.with_effects(|effects| {
             for event in events {
                 self.replica.handle(&now, event, effects);

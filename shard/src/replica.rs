@@ -121,6 +121,8 @@ pub struct Replica {
     suspect: bool,
     /// The rows are damaged or gone.
     rows_lost: bool,
+    /// Something happened that a turn must attend to.
+    stirred: bool,
     status: Arc<PublishedStatus>,
 }
 
@@ -157,6 +159,7 @@ impl Replica {
             snapshots: Snapshots::default(),
             suspect,
             rows_lost,
+            stirred: true,
             status: Arc::new(PublishedStatus::default()),
         };
         replica.publish(now.time);
@@ -217,8 +220,18 @@ impl Replica {
         self.machine.shard().active_bytes().max(self.applying.replay_bytes() / 2)
     }
 
-    /// Takes in what happened. Its effects come out of the next [`Replica::turn`].
+    /// True if something has happened since the last turn that another one must attend to. Reads that
+    /// were answered on the spot are not such a thing.
+    pub fn is_stirred(&self) -> bool {
+        self.stirred
+    }
+
+    /// Takes in what happened. Its effects come out at once or in the next [`Replica::turn`].
     pub fn handle(&mut self, now: &Now, event: Event, effects: &mut Effects) {
+        self.stirred |= match &event {
+            Event::Request(request) => request.operation.is_write(),
+            _ => true,
+        };
         if self.suspect && !matches!(event, Event::Request(_)) {
             self.handle_suspect(event, effects);
             return;
@@ -287,6 +300,7 @@ impl Replica {
 
     /// Ends a turn: everything that the events since the last turn led to is in `effects`.
     pub fn turn(&mut self, now: &Now, effects: &mut Effects) {
+        self.stirred = false;
         if self.suspect {
             return;
         }

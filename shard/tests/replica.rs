@@ -6,6 +6,8 @@ mod common;
 mod expiry;
 #[path = "replica/leadership.rs"]
 mod leadership;
+#[path = "replica/leases.rs"]
+mod leases;
 #[path = "replica/pressure.rs"]
 mod pressure;
 #[path = "replica/snapshots.rs"]

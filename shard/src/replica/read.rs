@@ -87,11 +87,15 @@ impl Replica {
             Consistency::Linearizable | Consistency::Stale { .. } => {
                 match self.raft.lease_read(now.time) {
                     Some(index) => self.read_by_lease(now, index, read, effects),
-                    None => self.reads.arrive(read),
+                    None => {
+                        self.stirred = true;
+                        self.reads.arrive(read);
+                    }
                 }
                 return;
             }
         };
+        self.stirred = true;
         self.unconfirmed.push(Unconfirmed { read, lag_max });
     }
 
@@ -102,6 +106,7 @@ impl Replica {
             let read_time_ms = self.read_time_ms(now);
             self.serve(now, read, read_time_ms, effects);
         } else {
+            self.stirred = true;
             self.reads.wait_for(index, read);
         }
     }

@@ -272,6 +272,17 @@ impl Group {
         }
     }
 
+    /// Time passes, and nobody notices.
+    pub fn sleep(&mut self, duration: Duration) {
+        self.elapsed += duration;
+    }
+
+    /// True if the replica says that it reads by a lease.
+    pub fn leased(&mut self, n: u64) -> bool {
+        let replica = &self.member(n).replica;
+        replica.status().snapshot(replica.descriptor()).leased
+    }
+
     /// Lets time pass until a replica outside `cut` leads, and returns its node.
     pub fn elect(&mut self) -> u64 {
         for _ in 0..1000 {

@@ -23,8 +23,8 @@ pub struct LogEntry {
 pub struct Write {
     /// Whose log.
     pub group: GroupId,
-    /// Reported back once the change is durable; opaque to the journal. Completions come in the
-    /// order of submission, so tickets that grow per group come back growing.
+    /// Reported back once the change is durable; opaque to the journal. Completions of one group
+    /// come in the order of submission, so tickets that grow per group come back growing.
     pub ticket: u64,
     /// What to write.
     pub change: Change,

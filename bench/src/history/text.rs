@@ -28,7 +28,10 @@ pub fn of_value(value: &[u8]) -> String {
     // A writer's number begins with a zero byte, as no text does.
     let name = ValueName::of(value).filter(|_| value[0] == 0);
     let mut text = match name {
-        Some(ValueName { client, sequence }) => format!("client {client} write {sequence}"),
+        Some(ValueName { client, sequence }) => {
+            // The driver counts the writes of each of its phases from 0, below the phase.
+            format!("client {client} write {}:{}", sequence >> 48, sequence & 0xffff_ffff_ffff)
+        }
         None if value.len() <= WHOLE_BYTES_MAX => return value.escape_ascii().to_string(),
         None => value[..BEGINNING_BYTES].escape_ascii().to_string(),
     };
@@ -55,9 +58,10 @@ mod tests {
 
     #[test]
     fn the_drivers_values_are_named() {
-        let value = [&3_u32.to_be_bytes()[..], &17_u64.to_be_bytes(), &[0xff; 100]].concat();
-        assert!(of_value(&value).starts_with("client 3 write 17…112B#"), "{}", of_value(&value));
-        assert!(of_value(&value[..12]).starts_with("client 3 write 17…12B#"));
+        let value =
+            [&3_u32.to_be_bytes()[..], &(17_u64 | 2 << 48).to_be_bytes(), &[0xff; 100]].concat();
+        assert!(of_value(&value).starts_with("client 3 write 2:17…112B#"), "{}", of_value(&value));
+        assert!(of_value(&value[..12]).starts_with("client 3 write 2:17…12B#"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::model::{Call, Content, Deed, KeyHistory, NEVER, NOTHING};
 const ROWS_MAX: usize = 24;
 
 /// Values are cut after so many characters.
-const VALUE_CHARS_MAX: usize = 36;
+const VALUE_CHARS_MAX: usize = 48;
 
 /// The picture of `contradiction`, one line an operation.
 pub fn draw(contradiction: &Contradiction) -> String {

@@ -2,7 +2,8 @@
 //!
 //! What clients feel meanwhile is measured by a [`Probe`] that goes on all the time: before, while
 //! the node catches up, and after. In the end another node is killed, so that the one that was away
-//! is needed for every majority, and everything is read.
+//! is needed for every majority, and everything is read. No node's disk may exceed three times its
+//! live data and 2 GiB, neither while the others keep log for the one that is away nor in the end.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use clap::Args;
 
 use crate::cluster::{Cluster, READY_TIMEOUT};
 use crate::drive::End;
+use crate::endurance::{disk_bound, live_bytes};
 use crate::failover::{Trial, WriterArgs};
 use crate::probe::{Felt, Probe};
 use crate::run::Puts;
@@ -85,15 +87,8 @@ pub async fn run(args: &AbsenceArgs) -> anyhow::Result<bool> {
         began.elapsed().as_secs_f64(),
         written.errors.values().sum::<u64>(),
     );
-    for id in &there {
-        let sample = trial.cluster.sample(*id)?;
-        println!(
-            "  node {id}: journal {} MiB, store {} MiB, resident {} MiB",
-            sample.journal_bytes >> 20,
-            sample.store_bytes >> 20,
-            sample.resident_bytes >> 20
-        );
-    }
+    let live_bytes = live_bytes(args.bulk_keys.min(requests), args.bulk_value_size as u64);
+    let mut within = judge_disks(&trial.cluster, &there, live_bytes)?;
     let writing = probe.next_phase();
 
     let sent_before = sent_bytes(&trial.cluster, &there).await?;
@@ -132,6 +127,7 @@ pub async fn run(args: &AbsenceArgs) -> anyhow::Result<bool> {
     show("repair, with kills", &repairing);
     show("repair, undisturbed", &felt);
     show("after", &after);
+    within &= judge_disks(&trial.cluster, &trial.cluster.nodes(), live_bytes)?;
 
     // From here on the node that was away belongs to every majority.
     let victim = there[0];
@@ -142,7 +138,30 @@ pub async fn run(args: &AbsenceArgs) -> anyhow::Result<bool> {
     }
     trial.cluster.restart(victim)?;
     trial.cluster.wait_ready(READY_TIMEOUT).await?;
-    trial.conclude().await
+    Ok(trial.conclude().await? && within)
+}
+
+/// Says what each node's disk holds, and whether that is within the bound.
+fn judge_disks(cluster: &Cluster, nodes: &[u64], live_bytes: u64) -> anyhow::Result<bool> {
+    let bound = disk_bound(live_bytes);
+    let mut within = true;
+    for id in nodes {
+        let sample = cluster.sample(*id)?;
+        let fits = sample.disk_bytes() <= bound;
+        println!(
+            "  node {id}: journal {} MiB + store {} MiB = {} MiB of at most {} MiB for {} MiB live: \
+             {}; resident {} MiB",
+            sample.journal_bytes >> 20,
+            sample.store_bytes >> 20,
+            sample.disk_bytes() >> 20,
+            bound >> 20,
+            live_bytes >> 20,
+            if fits { "ok" } else { "TOO MUCH" },
+            sample.resident_bytes >> 20
+        );
+        within &= fits;
+    }
+    Ok(within)
 }
 
 /// Lets the writers write; what they were told is remembered.

@@ -1,8 +1,9 @@
 //! Overwrites at full speed for minutes: does anything grow?
 //!
 //! A table over time: memory and disk of the largest node, checkpoints, and how often the journal
-//! was written over. The verdict: nothing of it grows between the second and the last third, and
-//! no node's disk exceeds three times its live data and 2 GiB.
+//! was written over. The verdict: nothing of it grows between the second and the last third, no
+//! node's disk exceeds three times its live data and 2 GiB, and it was long enough to say so: there
+//! were twenty checkpoints, and as much was written as fills all journal files three times.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,21 @@ use crate::sampling::{Sample, metric};
 const SLACK_BYTES: u64 = 2 << 30;
 /// By how much the last third may exceed the second: samples are taken between checkpoints.
 const GROWTH_MAX: f64 = 1.25;
+/// Fewer checkpoints, or fewer times that the journal's files were written over, prove nothing.
+const CHECKPOINTS_MIN: u64 = 20;
+const JOURNAL_ROUNDS_MIN: f64 = 3.0;
+/// Bytes of a key.
+const KEY_BYTES: u64 = 16;
+
+/// Bytes of keys and values of so many rows.
+pub(crate) fn live_bytes(keys: u64, value_bytes: u64) -> u64 {
+    keys * (KEY_BYTES + value_bytes)
+}
+
+/// What a node's disk may hold at most.
+pub(crate) fn disk_bound(live_bytes: u64) -> u64 {
+    3 * live_bytes + SLACK_BYTES
+}
 
 /// Arguments of `endurance`.
 #[derive(Clone, Debug, Args)]
@@ -118,7 +134,14 @@ pub async fn run(args: &EnduranceArgs) -> anyhow::Result<bool> {
         puts.max_ms,
         driven.errors.values().sum::<u64>()
     );
-    let live_bytes = args.keys * (args.value_size as u64 + 16);
+    let live_bytes = live_bytes(args.keys, args.value_size as u64);
+    let most = rows.iter().map(|row| row.disk_bytes).max().unwrap_or(0);
+    println!(
+        "at most {} MiB on a disk, of at most {} MiB for {} MiB live",
+        most >> 20,
+        disk_bound(live_bytes) >> 20,
+        live_bytes >> 20
+    );
     let problems = judge(&rows, live_bytes);
     problems.iter().for_each(|problem| println!("  {problem}"));
     cluster.stop_all().await?;
@@ -138,7 +161,7 @@ async fn look(cluster: &Cluster) -> anyhow::Result<Row> {
         row.journal_bytes = row.journal_bytes.max(sample.journal_bytes);
         row.store_bytes = row.store_bytes.max(sample.store_bytes);
         row.disk_bytes = row.disk_bytes.max(sample.disk_bytes());
-        let checkpoints = number("flotilla_store_checkpoint_duration_seconds_count")?;
+        let checkpoints = number("flotilla_store_checkpoints_total")?;
         row.checkpoints = row.checkpoints.min(checkpoints as u64);
         let written = number("flotilla_journal_bytes_written_total")?;
         row.journal_rounds = row.journal_rounds.min(written / sample.journal_bytes.max(1) as f64);
@@ -161,10 +184,19 @@ fn judge(rows: &[Row], live_bytes: u64) -> Vec<String> {
             problems.push(format!("{what} grew from {earlier} to {later} bytes"));
         }
     }
-    let bound = 3 * live_bytes + SLACK_BYTES;
+    let bound = disk_bound(live_bytes);
     let most = rows.iter().map(|row| row.disk_bytes).max().unwrap_or(0);
     if most > bound {
         problems.push(format!("a node's disk took {most} bytes, more than {bound}"));
+    }
+    let end = rows.last().copied().unwrap_or_default();
+    if end.checkpoints < CHECKPOINTS_MIN {
+        let checkpoints = end.checkpoints;
+        problems.push(format!("only {checkpoints} checkpoints, of {CHECKPOINTS_MIN}: run longer"));
+    }
+    if end.journal_rounds < JOURNAL_ROUNDS_MIN {
+        let rounds = end.journal_rounds;
+        problems.push(format!("the journal was written over only {rounds:.1} times: run longer"));
     }
     problems
 }
@@ -175,12 +207,20 @@ mod tests {
 
     #[test]
     fn growth_is_seen_and_a_wave_is_not() {
-        let row = |resident_bytes, disk_bytes| Row { resident_bytes, disk_bytes, ..Row::default() };
+        let row = |resident_bytes, disk_bytes| Row {
+            resident_bytes,
+            disk_bytes,
+            checkpoints: CHECKPOINTS_MIN,
+            journal_rounds: JOURNAL_ROUNDS_MIN,
+            ..Row::default()
+        };
         let wave: Vec<Row> = [9, 5, 10, 8, 9, 10].map(|bytes| row(bytes, 0)).into();
         assert!(judge(&wave, 0).is_empty());
         let growth: Vec<Row> = [1, 2, 3, 4, 5, 6].map(|bytes| row(bytes, 0)).into();
         assert!(judge(&growth, 0)[0].contains("resident memory grew from 4 to 6"));
         let large: Vec<Row> = [row(1, (2 << 30) + 31); 3].into();
         assert!(judge(&large, 10)[0].contains("disk"));
+        let short: Vec<Row> = [Row { checkpoints: 19, journal_rounds: 2.9, ..row(1, 1) }; 3].into();
+        assert_eq!(judge(&short, 0).len(), 2, "too short to say anything");
     }
 }

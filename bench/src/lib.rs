@@ -4,8 +4,11 @@
 //! of real processes, or through the public API of the embedded engine. What the harness believes
 //! it saw itself: its clients remember what was acknowledged to them, and read it back.
 //!
-//! * [`load`] measures throughput, latency and CPU time over the Redis protocol, [`embedded`]
-//!   through the engine in this process, [`disk`] what the disk below gives.
+//! * A [`workload`] says what clients ask for, a [`target`] is a store that they ask, and [`drive`]
+//!   measures what they see. [`run`] measures one workload, [`scale`] one over numbers of shards and
+//!   of clients, [`peers`] the same ones against other stores; [`measure`] tells what it cost and
+//!   where, [`result`](mod@result) keeps it, and [`report`] tells it. [`disk`] measures the disk below.
+//! * [`history`] records what clients saw, and [`check`] judges it with [`linearizable`].
 //! * [`cluster`] starts, kills and restarts server processes.
 //! * [`failover`] kills a leader under load and [`crash`] kills every node; both prove with
 //!   [`register`]s that nothing acknowledged was lost.
@@ -21,13 +24,13 @@ pub mod absence;
 pub mod answers;
 pub mod check;
 pub mod cluster;
+pub mod compare;
 pub mod connection;
 pub mod cpu;
 pub mod crash;
 pub mod disk;
 pub mod drive;
 pub mod edges;
-pub mod embedded;
 pub mod endurance;
 pub mod failover;
 pub mod gaps;
@@ -36,7 +39,6 @@ pub mod increments;
 pub mod keys;
 pub mod latency;
 pub mod linearizable;
-pub mod load;
 pub mod measure;
 pub mod overload;
 pub mod peers;

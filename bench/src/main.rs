@@ -13,9 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use flotilla::server::process::{ServeArgs, serve};
 use flotilla_bench::cluster::{Cluster, ClusterArgs};
 use flotilla_bench::{
-    absence, check, crash, disk, edges, embedded, endurance, failover, increments, load, overload,
-    peers, run,
-    scale,
+    absence, check, compare, crash, disk, edges, endurance, failover, increments, overload, peers,
+    run, scale,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,14 +34,12 @@ struct Cli {
 enum Command {
     /// Measure one workload against one store: latencies, throughput, and what it costs.
     Run(Box<run::RunArgs>),
-    /// Measure throughput, latency and CPU time over the Redis protocol.
-    Load(Box<load::LoadArgs>),
-    /// Measure the engine inside this process.
-    Embedded(embedded::EmbeddedArgs),
     /// Compare with etcd, NATS, Redis, redb and fjall in one run.
     Peers(Box<peers::PeersArgs>),
     /// Measure one workload over numbers of shards and of clients.
     Scale(Box<scale::ScaleArgs>),
+    /// Say whether something got worse: between two stored results, or two builds that take turns.
+    Compare(Box<compare::CompareArgs>),
     /// Be a node, as `flotilla serve` is one.
     #[command(hide = true)]
     ServeNode(Box<ServeArgs>),
@@ -103,7 +100,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         let keeps = matches!(command, Command::Cluster(_));
         // Whatever is dropped here ends the servers that it started.
         tokio::select! {
-            done = run(command) => done.map(|well| if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+            done = run(command) => done,
             _ = interrupt.recv() => Ok(ended(keeps)),
             _ = terminate.recv() => Ok(ended(keeps)),
         }
@@ -128,12 +125,11 @@ fn serve_node(args: &ServeArgs) -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<bool> {
-    match command {
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let well = match command {
+        Command::Compare(args) => return compare::run(&args).await,
         Command::Run(args) => run::run(&args).await,
         Command::Scale(args) => scale::run(&args).await,
-        Command::Load(args) => load::run(&args).await,
-        Command::Embedded(args) => embedded::run(&args).await,
         Command::Peers(args) => peers::run(&args).await,
         Command::Cluster(args) => keep_cluster(&args).await,
         Command::Failover(args) => failover::run(&args).await,
@@ -145,7 +141,8 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Edges(args) => edges::run(&args).await,
         Command::Check(_) | Command::ServeNode(_) => unreachable!("they need no runtime"),
         Command::ProbeDisk(args) => disk::run(&args).map(|()| true),
-    }
+    };
+    Ok(if well? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints one line a node, `node ID pid PID redis ADDRESS admin ADDRESS`, then `ready`.

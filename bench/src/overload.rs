@@ -24,10 +24,10 @@ use clap::Args;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, ClusterArgs};
-use crate::keys::KeyFormat;
+use crate::drive::End;
 use crate::latency::{Latencies, Summary};
-use crate::load::{self, End, Mix, Phase};
 use crate::probe::{Felt, Probe};
+use crate::run::Puts;
 
 use client::{Client, Shared};
 
@@ -211,19 +211,15 @@ fn tell_felt(when: &str, felt: &Felt) {
 }
 
 async fn capacity(args: &OverloadArgs, servers: &[SocketAddr]) -> anyhow::Result<f64> {
-    let phase = Phase {
+    let puts = Puts {
         servers: servers.to_vec(),
         clients: 128,
         pipeline: 8,
         keys: args.keys,
-        value_size: args.value_size,
-        mix: Mix { gets: 0, puts: 1 },
-        key_format: KeyFormat::Spread,
+        value_bytes: args.value_size,
         end: End::After(Duration::from_secs(8)),
-        threads: 1,
     };
-    let executed = load::execute(&phase).await.context("measuring the capacity")?;
-    Ok(executed.tally.puts.count() as f64 / executed.elapsed.as_secs_f64())
+    Ok(puts.run().await.context("measuring the capacity")?.per_second())
 }
 
 /// Resident memory of the largest node.

@@ -17,6 +17,9 @@ use crate::run::{Context, LoadArgs, ServerArgs, Subject, fill, fill_options, mea
 use crate::target::TargetSpec;
 use crate::workload::Workload;
 
+/// Phases before are those of filling.
+const FIRST_PHASE: u16 = 16;
+
 /// Arguments of `scale`.
 #[derive(Clone, Debug, Args)]
 pub struct ScaleArgs {
@@ -139,7 +142,7 @@ async fn measure_store(
                 shards: subject.shards,
             };
             let mut options = args.load.options(*clients, None);
-            options.phase = number;
+            options.phase = FIRST_PHASE + number;
             let (result, _) = measure(&subject.target, workload, &options, &context).await?;
             eprintln!(
                 "round {round}: {shards} shards, {clients} clients: {:.0} operations/s",

@@ -179,7 +179,7 @@ async fn closed_loop_counts_seconds_and_leaves_warming_up_out() {
         clients: 2,
         threads: 2,
         warmup: Duration::from_millis(300),
-        end: End::After(Duration::from_millis(2_100)),
+        end: End::After(Duration::from_secs(2)),
         ..DriveOptions::default()
     };
     let driver = Driver::start(&store.target(), &workload("c"), &options).await.unwrap();
@@ -192,7 +192,7 @@ async fn closed_loop_counts_seconds_and_leaves_warming_up_out() {
     assert!(in_series <= driven.operations());
     assert!(driven.series.iter().all(|second| second.operations > 0 && second.p99_ms > 0.0));
     assert!(driven.misses > 0, "nothing was filled");
-    assert!((2.0..3.0).contains(&driven.elapsed.as_secs_f64()), "{:?}", driven.elapsed);
+    assert!((1.9..3.0).contains(&driven.elapsed.as_secs_f64()), "{:?}", driven.elapsed);
 }
 
 #[tokio::test]

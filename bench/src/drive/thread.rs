@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::oneshot;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::{sleep_until, timeout};
 
 use super::Driven;
@@ -106,8 +106,9 @@ async fn drive(work: Work, sessions: Vec<Box<dyn Session>>, shared: Arc<Shared>)
         backlog: work.due.as_ref().map(|_| Backlog::default()),
     });
     sleep_until(shared.begin.into()).await;
+    let seconds = roll_seconds(Rc::clone(&local), Arc::clone(&work.seconds));
+    let seconds = spawn_local(seconds);
     let mut background = JoinSet::new();
-    background.spawn_local(roll_seconds(Rc::clone(&local), Arc::clone(&work.seconds)));
     if work.slowdown > 0.0 {
         background.spawn_local(stand_still(shared.begin, work.slowdown));
     }
@@ -123,6 +124,12 @@ async fn drive(work: Work, sessions: Vec<Box<dyn Session>>, shared: Arc<Shared>)
         ended.expect("a client does not panic");
     }
     drop(background);
+    if shared.until.is_some() {
+        // The last second may end a little later than the last answer came.
+        seconds.await.expect("counting does not panic");
+    } else {
+        seconds.abort();
+    }
     let tally = local.tally.take();
     Ended { driven: tally.finish(), last_answer: local.last_answer.get() }
 }

@@ -88,7 +88,6 @@ impl LoadArgs {
             warmup: self.warmup,
             threads: self.threads,
             seed: self.seed,
-            phase: 1,
             slowdown: self.plant_slowdown,
             ..DriveOptions::default()
         }

@@ -33,6 +33,9 @@ use crate::workload::Workload;
 /// Requests in flight while keys are filled in: enough for any target, not too many for any.
 const FILL_CLIENTS: usize = 32;
 
+/// How often filling is tried.
+const FILL_ATTEMPTS: u16 = 3;
+
 /// Requests of each of them.
 const FILL_PIPELINE: usize = 8;
 
@@ -173,26 +176,31 @@ pub fn fill_options(batch: usize) -> DriveOptions {
     }
 }
 
-/// Puts every key of `workload` once.
+/// Puts every key of `workload`, all of them again when a put failed.
 ///
 /// # Errors
 ///
-/// If a put failed: then nobody knows what a measurement would find.
+/// If puts fail again and again: then nobody knows what a measurement would find.
 pub async fn fill(
     target: &Arc<dyn Target>,
     workload: &Workload,
     options: DriveOptions,
-) -> anyhow::Result<Driven> {
-    let filled =
-        drive(target, &workload.writes_only(), &options).await.context("filling in the keys")?;
-    if !filled.is_clean() {
-        bail!(
-            "filling in the keys was not without errors: {:?}, unknown {:?}",
-            filled.errors,
-            filled.unknown
-        );
+) -> anyhow::Result<()> {
+    let workload = workload.writes_only();
+    for attempt in 1.. {
+        // A phase of its own, since values of all attempts may be read later.
+        let options = DriveOptions { phase: attempt - 1, ..options.clone() };
+        let filled = drive(target, &workload, &options).await.context("filling in the keys")?;
+        if filled.is_clean() {
+            break;
+        }
+        let (errors, unknown) = (&filled.errors, &filled.unknown);
+        eprintln!("filling in the keys: {errors:?}, unknown {unknown:?}");
+        if attempt == FILL_ATTEMPTS {
+            bail!("the keys cannot be filled in without errors");
+        }
     }
-    Ok(filled)
+    Ok(())
 }
 
 /// The histograms of all results, each with a name of its own.

@@ -178,3 +178,47 @@ fn refused(error: &Error, is_write: bool) -> Outcome {
     };
     Outcome::lost(is_write && error.maybe_committed(), reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::target::OperationKind;
+
+    #[tokio::test]
+    async fn the_engine_does_all_kinds_of_operations() {
+        let target = EmbeddedTarget::open(1, Some(2), None).await.unwrap();
+        assert!(OperationKind::ALL.iter().all(|kind| target.refuses(*kind).is_none()));
+        let mut session = target.connect(0).await.unwrap();
+        let (key, value) = (Bytes::from_static(b"k"), Bytes::from_static(b"v"));
+        let (other, new) = (Bytes::from_static(b"l"), Bytes::from_static(b"w"));
+        let put = Operation::Put { key: key.clone(), value: value.clone() };
+        let read = Outcome::read(Some(value.clone()));
+        let swap = |old| Operation::CompareAndSwap { key: other.clone(), old, new: new.clone() };
+        let pairs = vec![(key.clone(), new.clone()), (other.clone(), value.clone())];
+        let cases = [
+            (Operation::Get { key: key.clone() }, Outcome::read(None)),
+            (put, Outcome::WRITTEN),
+            (Operation::Get { key: key.clone() }, read.clone()),
+            (Operation::ReadModifyWrite { key: key.clone(), value: new.clone() }, read),
+            (swap(None), Outcome::read(Some(new.clone()))),
+            (swap(Some(value.clone())), Outcome::read(None)),
+            (Operation::PutMany { pairs }, Outcome::WRITTEN),
+            (Operation::Scan { start: key.clone(), limit: 5 }, Outcome::scanned(2)),
+            (Operation::Delete { key: key.clone() }, Outcome::WRITTEN),
+            (Operation::Scan { start: key, limit: 5 }, Outcome::scanned(1)),
+        ];
+        for (operation, want) in cases {
+            let mut done = Vec::new();
+            session.submit(7, operation.clone());
+            poll_fn(|context| session.poll(context, &mut done)).await;
+            assert_eq!(done, [Completion { tag: 7, outcome: want }], "{operation:?}");
+        }
+        target.shutdown().await.unwrap();
+        session.submit(8, Operation::Get { key: other });
+        let mut done = Vec::new();
+        poll_fn(|context| session.poll(context, &mut done)).await;
+        assert_eq!(done[0].outcome, Outcome::NoEffect("shut down".into()));
+    }
+}

@@ -14,7 +14,7 @@ use crate::keys::KeyFormat;
 use crate::target::{Operation, OperationKind};
 
 /// Keys and values are cut from chunks of this size.
-const ARENA_BYTES: usize = 64 << 10;
+const ARENA_BYTES: usize = 16 << 10;
 
 /// Which keys were inserted during a run; shared by all clients.
 ///

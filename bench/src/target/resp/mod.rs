@@ -3,6 +3,9 @@
 mod scan;
 mod session;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

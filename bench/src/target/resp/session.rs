@@ -32,6 +32,9 @@ const READ_BYTES: usize = 16 << 10;
 /// With less room, more is made.
 const READ_BYTES_MIN: usize = 2 << 10;
 
+/// Why a connection is ended on which something else comes than replies.
+const MALFORMED: &str = "malformed reply";
+
 /// What the next reply answers.
 enum Asked {
     Get,
@@ -151,7 +154,7 @@ impl RespSession {
                 return self.watch_silence(context);
             }
             self.last_reply = Instant::now();
-            self.take_replies(done).map_err(|_| "malformed reply")?;
+            self.take_replies(done).map_err(|_| MALFORMED)?;
         }
     }
 
@@ -204,6 +207,7 @@ impl RespSession {
             }
             let Some((reply, length)) = resp::parse(&self.input)? else { break };
             let InFlight { tag, asked, .. } = self.in_flight.pop_front().expect("it was looked at");
+            let may_write = asked.may_write();
             let outcome = match (asked, reply) {
                 (Asked::Put, Reply::Simple(b"OK")) => Outcome::WRITTEN,
                 (Asked::Delete, Reply::Integer(_)) => Outcome::WRITTEN,
@@ -218,7 +222,10 @@ impl RespSession {
                     continue;
                 }
                 (asked, Reply::Error(error)) => refused(&asked, error),
-                _ => return Err(BadReply("a reply to another command".to_owned())),
+                _ => {
+                    done.push(Completion { tag, outcome: Outcome::lost(may_write, MALFORMED) });
+                    return Err(BadReply("a reply to another command".to_owned()));
+                }
             };
             done.push(Completion { tag, outcome });
             self.input.advance(length);
@@ -244,7 +251,10 @@ impl RespSession {
             }
             (Asked::Keys(_), scan::ScanReply::Keys(_)) => Outcome::scanned(0),
             (Asked::Values, scan::ScanReply::Values(rows)) => Outcome::scanned(rows),
-            _ => return Err(BadReply("a reply to another command".to_owned())),
+            _ => {
+                done.push(Completion { tag, outcome: Outcome::lost(false, MALFORMED) });
+                return Err(BadReply("a reply to another command".to_owned()));
+            }
         };
         done.push(Completion { tag, outcome });
         self.input.advance(length);

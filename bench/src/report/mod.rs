@@ -26,7 +26,7 @@ pub use grid::Grid;
 pub use hgrm::hgrm;
 pub use live::Live;
 pub use page::html;
-pub use table::{grid_text, table, table_of_width};
+pub use table::{grid_text, table, table_of_width, terminal_width};
 
 use std::fs;
 use std::path::{Path, PathBuf};

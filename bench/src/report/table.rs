@@ -90,7 +90,8 @@ pub fn grid_text(grid: &Grid, width: u16) -> String {
     out
 }
 
-fn terminal_width() -> u16 {
+/// How many columns the terminal has; many where nobody tells.
+pub fn terminal_width() -> u16 {
     let (_, columns) = console_size().unwrap_or((0, WIDTH_DEFAULT));
     columns.max(20)
 }

@@ -73,7 +73,7 @@ impl Axis {
                 (low, high.log2().ceil().max(low + 1.0))
             }
             // Room for what is beyond the last nine: the longest of all.
-            Scale::Quantile => (0.0, scale.place(high).max(2.0) * 1.08),
+            Scale::Quantile => (0.0, scale.place(high).max(2.0) * 1.12),
         };
         Axis { scale, from, to, title: title.to_owned(), label }
     }

@@ -2,8 +2,11 @@
 //! nobody has them.
 
 use bytes::Bytes;
+use flotilla::server::resp::RespServer;
 use flotilla::{Builder, Engine, Error};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -229,6 +232,58 @@ async fn a_single_replica_names_what_it_lost_and_serves_the_rest_when_told_to() 
     assert!(losses[0].contains(&format!("from `{HIGH}`")), "{losses:?}");
 }
 
+/// A Redis client's question and the line that answers it.
+fn asked(address: SocketAddr, command: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+fn served(db: &Engine) -> RespServer {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    RespServer::start(db.clone(), listener, 100).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_rows_of_a_single_replica_are_told_and_healed_by_writing_them() {
+    let directory = directory();
+    written(&directory, 1).await;
+    for key in ["a7", "m7"] {
+        assert!(damage(&store_file(directory.path()), value(key).as_bytes()) > 0);
+    }
+    assert_eq!(inspect("store", directory.path()).status.code(), Some(1));
+
+    // A damaged row is no reason to refuse to start, and none to stop serving the others.
+    let db = builder(&directory).start().await.unwrap();
+    let server = served(&db);
+    let ask = |command: &str| asked(server.address(), command);
+    for key in ["a7", "m7"] {
+        assert!(matches!(db.get(key).await, Err(Error::Corrupt(_))));
+        for command in [format!("GET {key}"), format!("INCR {key}"), format!("DEL {key}")] {
+            let answer = ask(&command);
+            let told = answer.contains("damaged") || answer.contains("corrupt");
+            assert!(answer.starts_with("-ERR ") && told, "{answer}");
+        }
+        assert!(matches!(db.get(key).await, Err(Error::Corrupt(_))), "refused, not applied");
+    }
+    assert_eq!(ask("EXISTS a8"), ":1");
+    // A plain SET needs no old row.
+    assert_eq!(ask("SET a7 whole"), "+OK");
+    assert_eq!(ask("STRLEN a7"), ":5");
+    db.put("m7", value("m7")).await.unwrap();
+    db.put("a7", value("a7")).await.unwrap();
+    assert_served(&db).await;
+    server.shutdown().await;
+    db.shutdown().await.unwrap();
+
+    let db = builder(&directory).start().await.unwrap();
+    assert_served(&db).await;
+    db.shutdown().await.unwrap();
+    assert_eq!(inspect("store", directory.path()).status.code(), Some(0), "healed on the disk");
+}
+
 #[tokio::test]
 async fn rows_that_the_log_still_holds_are_made_again() {
     let directory = directory();
@@ -266,9 +321,13 @@ fn an_inspection_of_nothing_is_a_wrong_command_line() {
 async fn a_running_node_is_not_looked_into() {
     let directory = directory();
     let db = builder(&directory).start().await.unwrap();
-    let refused = inspect("journal", directory.path());
-    assert_eq!(refused.status.code(), Some(1));
-    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(words.contains("in use"), "{words}");
+    for part in ["journal", "store"] {
+        let refused = inspect(part, directory.path());
+        assert_eq!(refused.status.code(), Some(2), "it did not look, so it found no damage");
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        let process = format!("process {} holds its lock", std::process::id());
+        assert!(words.contains("is in use") && words.contains(&process), "{words}");
+        assert!(words.contains("stop the node first"), "{words}");
+    }
     db.shutdown().await.unwrap();
 }

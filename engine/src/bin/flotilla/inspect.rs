@@ -1,12 +1,14 @@
 //! `flotilla inspect`: what is in the directory of a node that does not run, and what is wrong with
 //! it. Reads only: nothing is cut, repaired or created.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use flotilla::splits::escape_key;
 use flotilla_shard::machine::ShardMeta;
-use flotilla_storage::fs::{DirectoryLock, FileSystem, LockError, RealFs, read_only};
+use flotilla_storage::fs::{DirectoryLock, FileSystem, LOCK_FILE, LockError, RealFs, read_only};
 use flotilla_storage::journal::{Inspection, PlaceKind, inspect};
 use flotilla_storage::store::{PageOptions, ShardState, Store, StoreMetrics, StoreOptions};
 use serde_json::{Value, json};
@@ -83,15 +85,38 @@ fn find(dir: &Path, part: &str) -> Result<(PathBuf, Option<DirectoryLock>), Fail
         )));
     };
     // Who has no lock file never had a node, and gets none from us.
-    if !node.join(flotilla_storage::fs::LOCK_FILE).exists() {
+    if !node.join(LOCK_FILE).exists() {
         return Ok((folder, None));
     }
     match RealFs.try_lock(&node) {
         Ok(lock) => Ok((folder, Some(lock))),
-        Err(error @ LockError::Held { .. }) => Err(Failure::runtime(error)),
+        Err(LockError::Held { .. }) => {
+            let holder = match holder(&node.join(LOCK_FILE)) {
+                Some(process) => format!("process {process} holds its lock"),
+                None => "another process holds its lock".to_owned(),
+            };
+            Err(Failure::usage(format!(
+                "{} is in use: {holder}. A running node changes its files all the time, so that \
+                 nothing certain can be said about them: stop the node first, or ask it with \
+                 `flotilla status`",
+                node.display()
+            )))
+        }
         // A read-only file system cannot have a running node either.
         Err(LockError::Io { .. }) => Ok((folder, None)),
     }
+}
+
+/// The process that holds a lock on `file`, where the operating system tells.
+fn holder(file: &Path) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let inode = fs::metadata(file).ok()?.ino().to_string();
+    // `1: FLOCK  ADVISORY  WRITE 4711 fe:00:131090 0 EOF`
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, _, process, place, ..] = words[..] else { return None };
+        (place.rsplit(':').next() == Some(&inode)).then(|| process.parse().ok()).flatten()
+    })
 }
 
 fn print_json(value: &Value) -> Result<(), Failure> {
@@ -232,7 +257,8 @@ impl StoreReport {
         if !path.is_file() {
             return Err(Failure::usage(format!("{} is not there", path.display())));
         }
-        let options = StoreOptions::default();
+        // Looked at as it is: moving its pages together would take memory and time, and be lost.
+        let options = StoreOptions { compact_file_bytes_min: u64::MAX, ..StoreOptions::default() };
         let opened = Store::open_with_backend(read_only(path), options, StoreMetrics::new());
         let (store, states) = match opened {
             Ok(opened) => opened,

@@ -86,8 +86,8 @@ pub struct Builder {
     log_retain_bytes: Option<u64>,
     snapshot_bytes_per_second: Option<u64>,
     clock_skew_max: Option<Duration>,
-    reads: Option<ReadMode>,
-    clock_drift_max: Option<ClockDrift>,
+    pub(crate) reads: Option<ReadMode>,
+    pub(crate) clock_drift_max: Option<ClockDrift>,
     accept_data_loss: bool,
 }
 
@@ -291,18 +291,6 @@ impl Builder {
     /// clocks. Default: 2 seconds.
     pub fn clock_skew_max(mut self, skew: Duration) -> Builder {
         self.clock_skew_max = Some(skew);
-        self
-    }
-
-    /// How linearizable reads prove that they are current. Default: [`ReadMode::Lease`].
-    pub fn reads(mut self, mode: ReadMode) -> Builder {
-        self.reads = Some(mode);
-        self
-    }
-
-    /// How much faster or slower than true time clocks may run: leases rest on it. Default: 1 %.
-    pub fn clock_drift_max(mut self, drift: ClockDrift) -> Builder {
-        self.clock_drift_max = Some(drift);
         self
     }
 

@@ -2,6 +2,7 @@
 //!
 //! What is absent: the proof itself, which is the consensus core's.
 
+use crate::builder::Builder;
 use std::fmt;
 use std::str::FromStr;
 
@@ -95,6 +96,20 @@ impl FromStr for ClockDrift {
             Some(ppm) => Ok(ClockDrift(ppm as u32)),
             None => Err(format!("`{text}` is no ratio: write 1% or 0.01")),
         }
+    }
+}
+
+impl Builder {
+    /// How linearizable reads prove that they are current. Default: [`ReadMode::Lease`].
+    pub fn reads(mut self, mode: ReadMode) -> Builder {
+        self.reads = Some(mode);
+        self
+    }
+
+    /// How much faster or slower than true time clocks may run: leases rest on it. Default: 1 %.
+    pub fn clock_drift_max(mut self, drift: ClockDrift) -> Builder {
+        self.clock_drift_max = Some(drift);
+        self
     }
 }
 

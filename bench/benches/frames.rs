@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use flotilla_raft::{Entry, Index, Message, Position, ReplicaId, Round, Term};
 use flotilla_router::peer::PeerMessage;
 use flotilla_router::peer::frame::{Assembly, Cut, Parsed, decode_frame, encode_frame, parse};
+use flotilla_shard::raft::{Entry, Index, Message, Position, ReplicaId, Round, Term};
 use flotilla_shard::{GroupId, GroupMessage};
 
 const MESSAGES: u64 = 256;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flotilla_raft::{Event, Limits, Options, Raft, ReplicaId, Restored, Role, Time};
+use flotilla_shard::raft::{Event, Limits, Options, Raft, ReplicaId, Restored, Role, Time};
 
 const VALUE_BYTES: usize = 256;
 /// A group's log is compacted every so many proposals.

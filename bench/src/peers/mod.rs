@@ -33,7 +33,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tempfile::TempDir;
 
-use crate::cluster::ClusterArgs;
+use crate::cluster::{ClusterArgs, Layout};
 use crate::drive::{DriveOptions, End, drive};
 use crate::measure::{describe_machine, revision};
 use crate::report;
@@ -256,6 +256,8 @@ impl<'a> Comparison<'a> {
         measurement: &Measurement,
         round: u32,
     ) -> anyhow::Result<RunResult> {
+        // That a server has ended explains more than anything that is noticed of it later.
+        self.peers.iter_mut().try_for_each(Peer::assert_alive)?;
         let all = self.peers.iter().flat_map(|peer| peer.target.processes());
         let unrest = rest::wait(all.collect()).await?;
         let end = End::After(self.args.duration);
@@ -264,15 +266,19 @@ impl<'a> Comparison<'a> {
         let target: Arc<dyn Target> =
             Arc::new(Verified::new(Arc::clone(&peer.target), self.args.value_size));
         let name = format!("{} {}", peer.kind.name(), measurement.name());
+        let shards = match (peer.kind, self.args.cluster.layout()?) {
+            (Kind::Flotilla, Layout::Even(shards)) => Some(shards),
+            (Kind::Flotilla, Layout::SplitAt(keys)) => Some(keys.split(',').count() as u32 + 1),
+            _ => None,
+        };
         let context = RunContext {
             name: name.clone(),
             round,
             machine: self.machine.clone(),
             revision: self.revision.clone(),
-            shards: matches!(peer.kind, Kind::Flotilla).then_some(self.args.cluster.shards),
+            shards,
         };
         let measured = measure(&target, &measurement.workload, &options, &context).await;
-        // That a server has ended explains more than what its clients saw of it.
         peer.assert_alive()?;
         let (mut result, _) = measured.with_context(|| format!("measuring {name}"))?;
         result.notes.extend(unrest);

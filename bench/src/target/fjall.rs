@@ -66,9 +66,7 @@ impl Target for Fjall {
             name: "fjall".to_owned(),
             version: VERSION.to_owned(),
             replication: "none, in process".to_owned(),
-            durability: "synced before each acknowledgement; one writer thread commits what waits \
-                         in one batch"
-                .to_owned(),
+            durability: "synced once a batch, into which one thread puts all that waits".to_owned(),
             reads: "latest committed, in process".to_owned(),
         }
     }

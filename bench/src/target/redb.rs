@@ -68,8 +68,7 @@ impl Target for Redb {
             name: "redb".to_owned(),
             version: VERSION.to_owned(),
             replication: "none, in process".to_owned(),
-            durability: "synced before each acknowledgement; one writer thread commits what waits \
-                         in one transaction"
+            durability: "synced once a transaction, into which one thread puts all that waits"
                 .to_owned(),
             reads: "latest committed, in process".to_owned(),
         }

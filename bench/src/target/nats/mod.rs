@@ -167,8 +167,7 @@ impl Target for Nats {
             name: "nats".to_owned(),
             version: self.version.clone(),
             replication,
-            durability: "not synced: written to the system, synced every 2 minutes (its default)"
-                .to_owned(),
+            durability: "not synced; its default syncs every 2 minutes".to_owned(),
             reads: "from the leader, not confirmed by a majority".to_owned(),
         }
     }

@@ -135,7 +135,7 @@ async fn measure_store(
             tokio::task::spawn_blocking(move || describe_machine(data.as_deref())).await??;
         for (number, clients) in (1..).zip(clients) {
             let context = Context {
-                name: workload.title(),
+                name: format!("{}, {shards} shards, {clients} clients", workload.title()),
                 round,
                 machine: machine.clone(),
                 revision: revision(),

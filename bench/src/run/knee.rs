@@ -104,8 +104,9 @@ impl Step<'_> {
         // Whole rates are easier to read and to repeat.
         let rate = rate.round().max(1.0);
         let options = DriveOptions { rate: Some(rate), phase, ..self.options.clone() };
-        let (mut result, driven) =
-            measure(self.target, self.workload, &options, self.context).await?;
+        let name = format!("{} at {rate}/s", self.context.name);
+        let context = Context { name, ..self.context.clone() };
+        let (mut result, driven) = measure(self.target, self.workload, &options, &context).await?;
         let keeps_up = keeps_up(rate, &result, &driven, self.first_p99_ms);
         let value = f64::from(u8::from(keeps_up));
         let label = "kept up with".to_owned();

@@ -208,9 +208,6 @@ fn histograms<'d>(document: &Document, driven: &'d [Driven]) -> Vec<(String, &'d
     let mut named = Vec::new();
     for (result, driven) in document.results.iter().zip(driven) {
         let mut name = result.name.clone();
-        if let Some(rate) = result.settings.rate {
-            name += &format!("-at-{rate:.0}");
-        }
         if document.results.iter().any(|other| other.round > 1) {
             name += &format!("-round-{}", result.round);
         }

@@ -215,6 +215,7 @@ impl Verdict {
 
 fn change(row: &Row) -> String {
     let (share, way) = match row.worse_by {
+        share if share.abs() < 0.000_5 => return "none".to_owned(),
         share if share > 0.0 => (share, "worse"),
         share => (-share, "better"),
     };

@@ -331,3 +331,28 @@ async fn a_running_node_is_not_looked_into() {
     }
     db.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_loss_is_answered_as_corrupt_and_the_rest_served() {
+    let directory = directory();
+    written(&directory, 1).await;
+    assert!(damage(&store_file(directory.path()), LOW.as_bytes()) > 0);
+    let Err(refused) = builder(&directory).start().await.map(drop) else {
+        panic!("it starts without two of its shards");
+    };
+    let words = refused.to_string();
+    assert!(words.contains(LOW) && words.contains("accept_data_loss"), "{words}");
+    for accept in [true, false] {
+        let build = builder(&directory).accept_data_loss(accept);
+        let db = build.request_timeout(Duration::from_secs(5)).start().await.unwrap();
+        let server = served(&db);
+        for command in ["GET a7", "SET a7 new", "DEL m7", "INCR m7"] {
+            let answer = asked(server.address(), command);
+            assert!(answer.starts_with("-ERR corrupt data"), "{command}: {answer}");
+        }
+        assert_eq!(asked(server.address(), "SET z7 new"), "+OK");
+        assert_eq!(asked(server.address(), "STRLEN z7"), ":3");
+        server.shutdown().await;
+        db.shutdown().await.unwrap();
+    }
+}

@@ -1,9 +1,9 @@
 //! Where a request goes next: the shard of its keys, and the replica to ask.
 //!
 //! The replica on this node knows best who leads; then what other nodes said; then any other
-//! replica may be asked, one after another. A node that just failed is not the next one asked. A
-//! read that need not be current asks the replica on this node, or any other that can be reached,
-//! and the leader when those cannot serve it.
+//! replica may be asked, one after another. A node that just failed is not the next one asked, unless
+//! it holds the only replica. A read that need not be current asks the replica on this node, or any
+//! other that can be reached, and the leader when those cannot serve it.
 //!
 //! Invariants:
 //!
@@ -447,7 +447,9 @@ impl Inner {
             })
         };
         let count = others().count();
-        others().nth(tries.attempt as usize % count.max(1))
+        let other = others().nth(tries.attempt as usize % count.max(1));
+        // A sole replica that does not lead is asked all the same: it says why.
+        other.or_else(|| self.is_only_replica(group, me).then_some(me))
     }
 
     /// Takes what shards said about themselves into the map. True if that was news.

@@ -340,5 +340,13 @@ async fn the_only_replica_being_damaged_is_told_at_once() {
         world.prank(1, Prank::Say(Refusal::Timeout { maybe_committed: true }));
         world.prank(1, Prank::Say(refusal.clone()));
         assert_eq!(world.router(1).execute(put("a", "1"), late()).await, Err(IN_DOUBT));
+
+        // It never leads, so nobody names it; it is asked all the same.
+        world.shared.lock().leaders.clear();
+        let before = world.asked().len();
+        world.prank(1, Prank::Say(refusal));
+        let error = world.router(1).execute(put("a", "1"), late()).await.unwrap_err();
+        assert!(matches!(error, RouteError::Corrupt(_)), "{error}");
+        assert_eq!(world.asked()[before..], [1], "once");
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 
-use crate::measure::{describe_machine, revision};
+use crate::measure::{Device, describe_machine, revision};
 use crate::report;
 use crate::result::{Document, Kind, RunResult};
 use crate::run::{Context, LoadArgs, ServerArgs, Subject, fill, fill_options, measure};
@@ -131,6 +131,7 @@ async fn measure_store(
     let measured = async {
         fill(&subject.target, workload, fill_options(args.load.batch)).await?;
         let data = subject.data_directory();
+        let device = data.as_deref().and_then(Device::below);
         let machine =
             tokio::task::spawn_blocking(move || describe_machine(data.as_deref())).await??;
         for (number, clients) in (1..).zip(clients) {
@@ -138,6 +139,7 @@ async fn measure_store(
                 name: format!("{}, {shards} shards, {clients} clients", workload.title()),
                 round,
                 machine: machine.clone(),
+                device: device.clone(),
                 revision: revision(),
                 shards: subject.shards,
             };

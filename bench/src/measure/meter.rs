@@ -1,4 +1,4 @@
-//! What processes consume while a load runs: CPU time, written bytes, memory.
+//! What processes consume while a load runs: CPU time, memory, and bytes on their disk.
 //!
 //! Invariants:
 //!
@@ -8,11 +8,11 @@
 //!
 //! CPU time is counted by the kernel in ticks, usually of 10 ms: measure for seconds.
 
-use std::fs;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::device::Device;
 use crate::cpu::{ProcessTimes, own_cpu_time, process_times};
 use crate::latency::micros_per_operation;
 use crate::result::Cost;
@@ -45,6 +45,7 @@ pub struct Meter {
     started: Instant,
     own: Duration,
     processes: Vec<Baseline>,
+    device: Option<(Device, u64)>,
     sampler: Option<Sampler>,
 }
 
@@ -52,7 +53,6 @@ pub struct Meter {
 struct Baseline {
     process: u32,
     times: ProcessTimes,
-    written_bytes: Option<u64>,
 }
 
 /// What was consumed between start and stop.
@@ -66,8 +66,7 @@ pub struct Usage {
     pub client_cpu: Option<Duration>,
     /// Both.
     pub total_cpu: Option<Duration>,
-    /// Bytes that the servers made the system write to its disks. A page counts once when it is
-    /// first changed, so appending a little to a file counts a whole page after each sync.
+    /// Bytes that arrived at the device of the servers' data, from everybody, in whole blocks.
     pub written_bytes: Option<u64>,
     /// The most memory that was resident in all servers together.
     pub resident_bytes_max: Option<u64>,
@@ -95,12 +94,13 @@ impl Usage {
 }
 
 impl Meter {
-    /// Begins to count for the servers' `processes` (none: they are not known) and for this one.
+    /// Begins to count for the servers' `processes` (none: they are not known) and for this one, and
+    /// what is written to `device`, where their data is.
     ///
     /// # Errors
     ///
     /// If one of them is not there.
-    pub fn start(processes: &[u32]) -> Result<Meter, MeasureError> {
+    pub fn start(processes: &[u32], device: Option<&Device>) -> Result<Meter, MeasureError> {
         let processes: Vec<Baseline> =
             processes.iter().map(|process| Baseline::take(*process)).collect::<Result<_, _>>()?;
         let sampler = match processes.is_empty() {
@@ -108,7 +108,9 @@ impl Meter {
             false => Some(Sampler::start(processes.iter().map(|base| base.process).collect())?),
         };
         let own = own_cpu_time().map_err(MeasureError::Own)?;
-        Ok(Meter { started: Instant::now(), own, processes, sampler })
+        let device = device.filter(|_| !processes.is_empty());
+        let device = device.and_then(|device| Some((device.clone(), device.written_bytes()?)));
+        Ok(Meter { started: Instant::now(), own, processes, device, sampler })
     }
 
     /// Ends the count.
@@ -120,14 +122,14 @@ impl Meter {
         let elapsed = self.started.elapsed();
         let own = own_cpu_time().map_err(MeasureError::Own)?.saturating_sub(self.own);
         let mut servers = Duration::ZERO;
-        let mut written_bytes = Some(0);
         for baseline in &self.processes {
-            let (cpu, written) = baseline.since()?;
-            servers += cpu;
-            written_bytes = written_bytes.zip(written).map(|(sum, bytes)| sum + bytes);
+            servers += baseline.cpu_since()?;
         }
+        let written_bytes = self.device.and_then(|(device, before)| {
+            device.written_bytes().map(|now| now.saturating_sub(before))
+        });
         let resident_bytes_max = self.sampler.map(Sampler::stop).transpose()?;
-        let mut usage = Usage { elapsed, resident_bytes_max, ..Usage::default() };
+        let mut usage = Usage { elapsed, resident_bytes_max, written_bytes, ..Usage::default() };
         let mut note = |text: &str| usage.notes.push(text.to_owned());
         if self.processes.is_empty() {
             note(
@@ -141,15 +143,15 @@ impl Meter {
                   that of the load, and memory is that of both.",
             );
             let others = servers.saturating_sub(own);
-            (usage.total_cpu, usage.written_bytes) = (Some(own + others), written_bytes);
+            usage.total_cpu = Some(own + others);
         } else {
             (usage.server_cpu, usage.client_cpu) = (Some(servers), Some(own));
-            (usage.total_cpu, usage.written_bytes) = (Some(servers + own), written_bytes);
+            usage.total_cpu = Some(servers + own);
         }
         if usage.written_bytes.is_none() && !self.processes.is_empty() {
             usage.notes.push(
-                "Written bytes are not known: the system does not let this user read them \
-                 (/proc/PID/io)."
+                "Written bytes are not known: the directory of the data has no device of its own \
+                 that counts them."
                     .to_owned(),
             );
         }
@@ -166,32 +168,22 @@ impl Baseline {
                 reason: "only its name is left".to_owned(),
             });
         }
-        Ok(Baseline { process, times, written_bytes: written_bytes(process) })
+        Ok(Baseline { process, times })
     }
 
-    /// CPU time and written bytes since then.
-    fn since(&self) -> Result<(Duration, Option<u64>), MeasureError> {
+    /// CPU time since then.
+    fn cpu_since(&self) -> Result<Duration, MeasureError> {
         let now = Baseline::take(self.process)?;
         if now.times.started_ticks != self.times.started_ticks {
             let reason = "another process has its number now".to_owned();
             return Err(MeasureError::Ended { process: self.process, reason });
         }
-        let written = now.written_bytes.zip(self.written_bytes);
-        Ok((
-            now.times.cpu.saturating_sub(self.times.cpu),
-            written.map(|(now, before)| now.saturating_sub(before)),
-        ))
+        Ok(now.times.cpu.saturating_sub(self.times.cpu))
     }
 }
 
 fn ended(process: u32, error: &anyhow::Error) -> MeasureError {
     MeasureError::Ended { process, reason: format!("{error:#}") }
-}
-
-/// Bytes that `process` caused to be written since it began; `None` where that may not be read.
-fn written_bytes(process: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/io")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.trim().parse().ok())
 }
 
 /// A thread that looks at memory now and then.
@@ -252,7 +244,7 @@ mod tests {
     #[test]
     fn another_process_is_measured_apart_from_this_one() {
         let mut server = shell();
-        let meter = Meter::start(&[server.id()]).unwrap();
+        let meter = Meter::start(&[server.id()], None).unwrap();
         tell(&mut server, "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done");
         let usage = meter.stop().unwrap();
         server.kill().unwrap();
@@ -260,7 +252,7 @@ mod tests {
         let (servers, client) = (usage.server_cpu.unwrap(), usage.client_cpu.unwrap());
         assert!(servers >= Duration::from_millis(50), "{usage:?}");
         assert_eq!(usage.total_cpu, Some(servers + client));
-        assert!(usage.resident_bytes_max.unwrap() > 100_000 && usage.notes.is_empty(), "{usage:?}");
+        assert!(usage.resident_bytes_max.unwrap() > 100_000 && usage.notes.len() == 1, "{usage:?}");
         let cost = usage.cost(1_000, 0);
         assert_eq!(cost.server_cpu_us_per_op, Some(servers.as_secs_f64() * 1_000.0));
         assert_eq!(cost.written_bytes_per_logical_byte, None);
@@ -270,7 +262,7 @@ mod tests {
     #[test]
     fn a_process_that_ends_meanwhile_is_an_error() {
         let mut server = shell();
-        let meter = Meter::start(&[server.id()]).unwrap();
+        let meter = Meter::start(&[server.id()], None).unwrap();
         // Not waited for yet: the kernel keeps its number and its CPU time, and nothing else.
         server.kill().unwrap();
         while !process_times(server.id()).unwrap().has_ended {
@@ -278,16 +270,17 @@ mod tests {
         }
         let error = meter.stop().unwrap_err().to_string();
         assert!(error.contains(&server.id().to_string()) && error.contains("ended"), "{error}");
-        assert!(Meter::start(&[server.id()]).is_err());
+        assert!(Meter::start(&[server.id()], None).is_err());
         server.wait().unwrap();
-        assert!(matches!(Meter::start(&[server.id()]), Err(MeasureError::Ended { .. })));
+        assert!(matches!(Meter::start(&[server.id()], None), Err(MeasureError::Ended { .. })));
     }
 
     #[test]
     fn a_store_in_this_process_is_not_told_from_its_load() {
         let directory = tempfile::tempdir().unwrap();
-        let meter = Meter::start(&[std::process::id()]).unwrap();
-        let mut file = fs::File::create(directory.path().join("file")).unwrap();
+        let device = Device::below(directory.path());
+        let meter = Meter::start(&[std::process::id()], device.as_ref()).unwrap();
+        let mut file = std::fs::File::create(directory.path().join("file")).unwrap();
         file.write_all(&vec![7; 1 << 20]).unwrap();
         file.sync_all().unwrap();
         let usage = meter.stop().unwrap();
@@ -296,16 +289,14 @@ mod tests {
             usage.total_cpu.is_some() && usage.notes[0].contains("cannot be told"),
             "{usage:?}"
         );
-        // What is kept in memory is never written to a disk.
-        let machine = crate::measure::describe_machine(Some(directory.path())).unwrap();
-        if machine.file_system != "tmpfs" {
-            assert!(usage.written_bytes.is_none_or(|bytes| bytes >= 1 << 20), "{usage:?}");
-        }
+        // What is kept in memory has no device.
+        assert_eq!(usage.written_bytes.is_some(), device.is_some());
+        assert!(usage.written_bytes.is_none_or(|bytes| bytes >= 1 << 20), "{usage:?}");
     }
 
     #[test]
     fn servers_elsewhere_are_not_measured() {
-        let usage = Meter::start(&[]).unwrap().stop().unwrap();
+        let usage = Meter::start(&[], None).unwrap().stop().unwrap();
         assert_eq!((usage.server_cpu, usage.resident_bytes_max), (None, None));
         assert!(usage.client_cpu.is_some() && usage.notes[0].contains("not known"), "{usage:?}");
     }

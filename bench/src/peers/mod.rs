@@ -35,7 +35,7 @@ use tempfile::TempDir;
 
 use crate::cluster::{ClusterArgs, Layout};
 use crate::drive::{DriveOptions, End, drive};
-use crate::measure::{describe_machine, revision};
+use crate::measure::{Device, describe_machine, revision};
 use crate::report;
 use crate::result::{Document, Kind as DocumentKind, Machine, RunResult, Skipped};
 use crate::run::{Context as RunContext, measure};
@@ -275,6 +275,7 @@ impl<'a> Comparison<'a> {
             name: name.clone(),
             round,
             machine: self.machine.clone(),
+            device: Device::below(self.home),
             revision: self.revision.clone(),
             shards,
         };

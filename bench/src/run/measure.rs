@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use std::sync::Arc;
 
 use crate::drive::{DriveOptions, Driven, Driver, End, Progress, Spacing};
-use crate::measure::{Meter, now};
+use crate::measure::{Device, Meter, now};
 use crate::report::Live;
 use crate::result::{Event, Machine, OperationResult, RunResult, RunSettings, SCHEMA};
 use crate::target::Target;
@@ -23,6 +23,8 @@ pub struct Context {
     pub round: u32,
     /// Where.
     pub machine: Machine,
+    /// On which device the target keeps its data, where that can be told.
+    pub device: Option<Device>,
     /// What the harness was built from.
     pub revision: String,
     /// Into how many shards the keys are cut, where that can be told.
@@ -45,7 +47,7 @@ pub async fn measure(
     let line = tokio::spawn(live(context.name.clone(), &options, driver.measure_from()));
     driver.warmed_up().await;
     let started_at = now();
-    let meter = Meter::start(&target.processes())?;
+    let meter = Meter::start(&target.processes(), context.device.as_ref())?;
     let driven = driver.finish().await;
     let usage = meter.stop();
     line.abort();

@@ -24,7 +24,7 @@ use clap::Args;
 use crate::drive::{DriveOptions, Driven, End, Rate, drive};
 use crate::history::{DriverRecorder, Recorder, Sample};
 use crate::latency::Latencies;
-use crate::measure::{describe_machine, revision};
+use crate::measure::{Device, describe_machine, revision};
 use crate::report;
 use crate::result::{Document, Kind, RunResult};
 use crate::target::{Target, TargetSpec};
@@ -128,11 +128,13 @@ async fn measure_subject(
         fill(target, workload, options).await?;
     }
     let data = subject.data_directory();
+    let device = data.as_deref().and_then(Device::below);
     let machine = tokio::task::spawn_blocking(move || describe_machine(data.as_deref())).await??;
     let context = Context {
         name: workload.title(),
         round: 1,
         machine,
+        device,
         revision: revision(),
         shards: subject.shards,
     };

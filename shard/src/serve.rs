@@ -99,11 +99,8 @@ impl ColdRead {
                 Answer::Value(self.view.get(key).map_err(refusal)?.map(Entry::from))
             }
             Operation::GetMany { keys } => {
-                let mut values = Vec::with_capacity(keys.len());
-                for key in keys {
-                    values.push(self.view.get(key).map_err(refusal)?.map(Entry::from));
-                }
-                Answer::Values(values)
+                let rows = self.view.get_many(keys).map_err(refusal)?;
+                Answer::Values(rows.into_iter().map(|row| row.map(Entry::from)).collect())
             }
             Operation::Page { range, rows_max, bytes_max, reverse, keys_only } => {
                 let Some(part) = range.clip(&self.range) else {

@@ -385,6 +385,19 @@ impl Pinned {
         &self.tombstones
     }
 
+    /// The state of `key` at the pinned version.
+    pub(crate) fn get(&self, key: &[u8]) -> Found {
+        let inner = self.memtable.inner.read();
+        let deleted = self.tombstones.version_at(key);
+        match inner.rows.get(key).and_then(|slot| slot.at(self.version)) {
+            Some(cell) if deleted.is_none_or(|deleted| deleted <= cell.version) => {
+                cell.to_row().map_or(Found::Absent, Found::Row)
+            }
+            None if deleted.is_none() && !self.memtable.floor => Found::Below,
+            _ => Found::Absent,
+        }
+    }
+
     /// Appends to `out` the cells visible at the pinned version within `bounds`, in key order or
     /// against it, looking at no more than `keys_max` keys. Cells that range deletions hide are
     /// included.

@@ -1,8 +1,9 @@
 //! A shard as it is at one moment, for reading on any thread.
 //!
 //! A view is a stack of memtables and a snapshot of redb that fit together. Point reads see the
-//! newest state that the stack knows (commands applied after the view was taken may show); a page
-//! or a count is read at one version, pinned while it runs, and never shows half a command.
+//! newest state that the stack knows (commands applied after the view was taken may show); many
+//! rows, a page or a count are read at one version, pinned while that runs, and never show half a
+//! command.
 //!
 //! Take a view, use it, drop it: a view that is held keeps redb from reusing pages.
 //!
@@ -109,11 +110,38 @@ impl View {
         Ok(self.stored(key)?.filter(|row| !row.is_expired(self.now_ms)))
     }
 
-    fn stored(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
-        let metrics = self.shard.store.metrics();
+    /// The rows under `keys`, in their order, all at one version. May read from the disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`View::get`].
+    pub fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Row>>, StoreError> {
+        // As for a walk: the active memtable's version is that of all rows.
         let (memtables, base_visible) = self.stack.visible();
-        for memtable in memtables {
-            let row = match memtable.get(key) {
+        let pinned: Vec<_> = memtables.map(|memtable| memtable.pin()).collect();
+        let row = |key: &Bytes| {
+            let found = pinned.iter().map(|memtable| memtable.get(key));
+            let row = self.first_found(found, base_visible, key)?;
+            Ok(row.filter(|row| !row.is_expired(self.now_ms)))
+        };
+        keys.iter().map(row).collect()
+    }
+
+    fn stored(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
+        let (memtables, base_visible) = self.stack.visible();
+        self.first_found(memtables.map(|memtable| memtable.get(key)), base_visible, key)
+    }
+
+    /// The row under `key`, given what each memtable says of it, newest first.
+    fn first_found(
+        &self,
+        memtables: impl Iterator<Item = Found>,
+        base_visible: bool,
+        key: &[u8],
+    ) -> Result<Option<Row>, StoreError> {
+        let metrics = self.shard.store.metrics();
+        for found in memtables {
+            let row = match found {
                 Found::Row(row) => Some(row),
                 Found::Absent => None,
                 Found::Below => continue,
@@ -217,6 +245,7 @@ mod tests {
     use super::super::{RowChange, Shard, Store, StoreMetrics, StoreOptions};
     use super::*;
     use crate::GroupId;
+    use std::collections::BTreeSet;
 
     fn shard() -> (Store, Shard) {
         let (store, _) = Store::open_with_backend(
@@ -237,6 +266,58 @@ mod tests {
             expires_at_ms: None,
         };
         shard.apply(keys.iter().map(put).collect());
+    }
+
+    /// Commands that write all of the keys are applied while many are read: either all or none of a
+    /// command shows.
+    #[test]
+    fn many_rows_are_read_at_one_version() {
+        const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let (store, mut shard) = shard();
+        let write = |shard: &mut Shard, number: u64| {
+            let put = |key: &&str| RowChange::Put {
+                key: Bytes::copy_from_slice(key.as_bytes()),
+                value: Bytes::copy_from_slice(&number.to_le_bytes()),
+                flags: 0,
+                expires_at_ms: None,
+            };
+            let mut changes: Vec<_> = KEYS.iter().map(put).collect();
+            // Now and then everything goes away in between.
+            if number.is_multiple_of(3) {
+                changes = vec![RowChange::DeleteRange(KeyRange::new("a", Some("z".into())))];
+            }
+            shard.apply(changes);
+        };
+        write(&mut shard, 1);
+        store.checkpoint(&[shard.freeze((1, 1), Bytes::new(), 0)]).unwrap();
+        let reader = shard.reader();
+        let has_ended = std::sync::atomic::AtomicBool::new(false);
+        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let keys: Vec<Bytes> =
+                    KEYS.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
+                let (mut torn, mut seen) = (0, BTreeSet::new());
+                while !has_ended.load(relaxed) {
+                    let rows = reader.view().get_many(&keys).unwrap();
+                    let value = |row: &Option<Row>| row.as_ref().map(|row| row.value.clone());
+                    torn += usize::from(rows.iter().any(|row| value(row) != value(&rows[0])));
+                    seen.insert(value(&rows[0]));
+                }
+                (torn, seen.len())
+            });
+            for number in 2..20_000 {
+                write(&mut shard, number);
+                if number % 5_000 == 0 {
+                    let frozen = shard.freeze((number, 1), Bytes::new(), 0);
+                    store.checkpoint(&[frozen]).unwrap();
+                }
+            }
+            has_ended.store(true, relaxed);
+            let (torn, seen) = reading.join().unwrap();
+            assert_eq!(torn, 0, "half a command showed");
+            assert!(seen > 1, "nothing was read meanwhile");
+        });
     }
 
     /// A checkpoint that begins and ends between the two loads takes nothing away.

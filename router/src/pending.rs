@@ -205,7 +205,9 @@ impl Pending {
         };
         // It may be long until somebody asks: what waited before it may not be finished.
         self.operation = Operation::Get { key: Bytes::new() };
-        self.permit = None;
+        if let Some(mut permit) = self.permit.take() {
+            permit.note_unserved();
+        }
         self.ticket = None;
         self.state = State::Failed(error);
     }

@@ -418,7 +418,7 @@ impl Permit {
         self.bytes
     }
 
-    /// The request was not served: refused elsewhere, lost, or late. Its end will say nothing about
+    /// The request was not served: refused, lost, or late. Its end will say nothing about
     /// how fast the node works.
     pub fn note_unserved(&mut self) {
         self.served = false;

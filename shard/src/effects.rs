@@ -6,6 +6,7 @@
 //! What is absent: how a replica gets from one to the other (`replica`), and who performs effects
 //! (`perform`).
 
+use crate::budget::Permit;
 use crate::descriptor::NodeId;
 use crate::machine::Fetched;
 use crate::outbox::{GroupMessage, Parcel};
@@ -272,6 +273,13 @@ pub enum Observed {
     RowsLost,
     /// A snapshot has taken the place of rows.
     SnapshotInstalled,
+}
+
+/// Refuses a request that was let in: that says nothing about how fast the node works.
+pub fn refuse(reply: Reply, mut permit: Permit, refusal: Refusal, effects: &mut Effects) {
+    permit.note_unserved();
+    drop(permit);
+    answer(reply, Err(refusal), effects);
 }
 
 /// Sends an answer on its way: at once within the process, as a parcel to another node.

@@ -241,13 +241,14 @@ impl Lane {
     fn refuse(&self, events: Vec<Event>) {
         let stopping = self.is_halted() || self.closed.get();
         for event in events {
-            let reply = match event {
-                Event::Request(request) => request.reply,
-                Event::ReadDamaged { reply, .. } => reply,
-                _ => continue,
-            };
             let refusal = if stopping { Refusal::Shutdown } else { Refusal::GroupNotFound };
-            self.with_effects(|effects| effects::answer(reply, Err(refusal), effects));
+            self.with_effects(|effects| match event {
+                Event::Request(request) => {
+                    effects::refuse(request.reply, request.permit, refusal, effects);
+                }
+                Event::ReadDamaged { reply, .. } => effects::answer(reply, Err(refusal), effects),
+                _ => {}
+            });
         }
     }
 
@@ -271,8 +272,9 @@ impl Lane {
     fn close(self: &Rc<Self>, closed: oneshot::Sender<()>) {
         self.closed.set(true);
         for read in self.reads_later.take() {
-            let shutdown = Err(Refusal::Shutdown);
-            self.with_effects(|effects| effects::answer(read.reply, shutdown, effects));
+            self.with_effects(|effects| {
+                effects::refuse(read.reply, read.permit, Refusal::Shutdown, effects);
+            });
         }
         let slots: Vec<_> = self.slots.borrow_mut().drain().map(|(_, slot)| slot).collect();
         let lane = self.clone();

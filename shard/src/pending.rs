@@ -108,10 +108,6 @@ impl Pending {
             return;
         }
         let mut kept = VecDeque::with_capacity(self.current.len());
-        let mut expired = |mut waiting: Waiting| {
-            waiting.permit.note_unserved();
-            expired(waiting);
-        };
         for (index, term, waiting) in self.current.drain(..) {
             if waiting.deadline <= now {
                 expired(waiting);

@@ -195,8 +195,9 @@ fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>, were_pu
     let (budget, account) = (wiring.budget.clone(), wiring.budget.account(Part::Reads));
     wiring.pool.spawn(move || {
         let mut parcels = Vec::new();
-        for read in reads {
+        for mut read in reads {
             if matches!(&read.reply, Reply::Oneshot(sender) if sender.is_closed()) {
+                read.permit.note_unserved();
                 continue;
             }
             let result = match Chance::of(&budget, read.entered.elapsed(), were_put_off) {
@@ -207,6 +208,9 @@ fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>, were_pu
                     continue;
                 }
             };
+            if result.is_err() {
+                read.permit.note_unserved();
+            }
             metrics.read_duration.observe(read.entered.elapsed().as_secs_f64());
             if let Err(Refusal::Corrupt(error)) = result {
                 // The replica knows whether another one could answer.

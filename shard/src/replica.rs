@@ -30,7 +30,7 @@ mod retire;
 
 use crate::applying::Applying;
 use crate::descriptor::Descriptor;
-use crate::effects::{Effects, Event, Now, RowsUnread, answer};
+use crate::effects::{Effects, Event, Now, RowsUnread, answer, refuse};
 use crate::machine::{Machine, ShardMeta};
 use crate::outbox::GroupMessage;
 use crate::pending::Pending;
@@ -337,14 +337,15 @@ impl Replica {
     /// Answers everybody: what was proposed may yet take effect, all else certainly does not.
     fn answer_all(&mut self, refusal: &Refusal, effects: &mut Effects) {
         for waiting in self.pending.drain() {
-            answer(waiting.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
+            let refusal = Refusal::Timeout { maybe_committed: true };
+            refuse(waiting.reply, waiting.permit, refusal, effects);
         }
         let unconfirmed = self.unconfirmed.drain(..).map(|unconfirmed| unconfirmed.read);
         for read in self.reads.drain().into_iter().chain(unconfirmed) {
-            answer(read.reply, Err(refusal.clone()), effects);
+            refuse(read.reply, read.permit, refusal.clone(), effects);
         }
         for request in self.at_the_door.drain(..) {
-            answer(request.reply, Err(refusal.clone()), effects);
+            refuse(request.reply, request.permit, refusal.clone(), effects);
         }
     }
 

@@ -6,7 +6,7 @@
 use super::Replica;
 use super::retire::compaction;
 use crate::applying::Step;
-use crate::effects::{Effects, LogRead, Now, Observed, RowRead, answer};
+use crate::effects::{Effects, LogRead, Now, Observed, RowRead, answer, refuse};
 use crate::outbox::{GroupMessage, Parcel};
 use crate::request::{Answer, Refusal};
 use flotilla_raft::{self as raft, HardState};
@@ -46,7 +46,7 @@ impl Replica {
                 Err(error) => {
                     for read in self.reads.refuse(outcome.id) {
                         let refusal = self.read_refusal(&error);
-                        answer(read.reply, Err(refusal), effects);
+                        refuse(read.reply, read.permit, refusal, effects);
                     }
                 }
             }
@@ -89,7 +89,8 @@ impl Replica {
                     let leader = self.status.leader_node();
                     let waiting = self.pending.take(index, term, |lost| {
                         effects.observed.push(Observed::LostProposal);
-                        answer(lost.reply, Err(Refusal::NotLeader { leader }), effects);
+                        let refusal = Refusal::NotLeader { leader };
+                        refuse(lost.reply, lost.permit, refusal, effects);
                     });
                     if let Some(waiting) = waiting {
                         let outcome = outcome.expect("only writes of clients are waited for");

@@ -20,7 +20,7 @@
 use super::Replica;
 use super::retire::compaction;
 use crate::descriptor::NodeId;
-use crate::effects::{Effects, Now, Observed, SnapshotOrder, answer};
+use crate::effects::{Effects, Now, Observed, SnapshotOrder, refuse};
 use crate::machine::{Machine, ShardMeta};
 use crate::request::Refusal;
 use crate::snapshot::{SnapshotEvent, TransferId};
@@ -207,7 +207,8 @@ impl Replica {
         self.applying.restart(position);
         self.currency.forget();
         for waiting in self.pending.take_through(position.index.0) {
-            answer(waiting.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
+            let refusal = Refusal::Timeout { maybe_committed: true };
+            refuse(waiting.reply, waiting.permit, refusal, effects);
         }
         let meta = ShardMeta::decode(meta).ok().filter(|m| m.descriptor.group == self.group);
         let known = meta.is_some();

@@ -10,7 +10,7 @@
 
 use super::Replica;
 use crate::command::{Command, Origin, Write};
-use crate::effects::{Effects, Now, answer};
+use crate::effects::{Effects, Now, refuse};
 use crate::pending::Waiting;
 use crate::reads::ReadRequest;
 use crate::request::{Operation, Refusal, Request};
@@ -19,11 +19,11 @@ use flotilla_raft::{self as raft, ReplicaId};
 impl Replica {
     pub(super) fn request(&mut self, now: &Now, request: Request, effects: &mut Effects) {
         if let Some(refusal) = self.refusal(now, &request) {
-            answer(request.reply, Err(refusal), effects);
+            refuse(request.reply, request.permit, refusal, effects);
         } else if request.operation.is_write() {
             if now.conditions.is_memory_full {
                 let refusal = Refusal::Busy { retry_after: self.options.retry_after };
-                answer(request.reply, Err(refusal), effects);
+                refuse(request.reply, request.permit, refusal, effects);
                 return;
             }
             self.at_the_door.push_back(request);
@@ -87,7 +87,7 @@ impl Replica {
         let Request { operation, origin, deadline, entered, permit, reply, .. } = request;
         let Operation::Write(write) = operation else { unreachable!("reads are not proposed") };
         if now.conditions.is_disk_full && !write.is_delete_only() {
-            answer(reply, Err(Refusal::DiskFull), effects);
+            refuse(reply, permit, Refusal::DiskFull, effects);
             return false;
         }
         match self.propose_write(now, &origin, &write) {
@@ -98,7 +98,7 @@ impl Replica {
                 true
             }
             Err(error) => {
-                answer(reply, Err(self.write_refusal(error)), effects);
+                refuse(reply, permit, self.write_refusal(error), effects);
                 false
             }
         }
@@ -119,10 +119,12 @@ impl Replica {
     /// Answers everybody whose deadline has passed.
     pub(super) fn expire(&mut self, now: &Now, effects: &mut Effects) {
         self.pending.expire(now.instant, |late| {
-            answer(late.reply, Err(Refusal::Timeout { maybe_committed: true }), effects);
+            let refusal = Refusal::Timeout { maybe_committed: true };
+            refuse(late.reply, late.permit, refusal, effects);
         });
         self.reads.expire(now.instant, |late| {
-            answer(late.reply, Err(Refusal::Timeout { maybe_committed: false }), effects);
+            let refusal = Refusal::Timeout { maybe_committed: false };
+            refuse(late.reply, late.permit, refusal, effects);
         });
         if self.at_the_door.iter().any(|request| request.deadline <= now.instant) {
             let (late, waiting) = std::mem::take(&mut self.at_the_door)
@@ -130,7 +132,8 @@ impl Replica {
                 .partition::<Vec<_>, _>(|request| request.deadline <= now.instant);
             self.at_the_door = waiting.into();
             for late in late {
-                answer(late.reply, Err(Refusal::Timeout { maybe_committed: false }), effects);
+                let refusal = Refusal::Timeout { maybe_committed: false };
+                refuse(late.reply, late.permit, refusal, effects);
             }
         }
     }

@@ -14,7 +14,7 @@
 //! What is absent: rows (`serve`).
 
 use super::Replica;
-use crate::effects::{Effects, Now, Observed, answer};
+use crate::effects::{Effects, Now, Observed, answer, refuse};
 use crate::reads::ReadRequest;
 use crate::request::{Consistency, Refusal, Reply};
 use crate::serve::{self, Served};
@@ -121,7 +121,7 @@ impl Replica {
             Err(error) => {
                 for read in self.reads.take_arrived() {
                     let refusal = self.read_refusal(&error);
-                    answer(read.reply, Err(refusal), effects);
+                    refuse(read.reply, read.permit, refusal, effects);
                 }
             }
         }
@@ -131,7 +131,7 @@ impl Replica {
         if self.is_replacing_rows() {
             // Those that asked nobody must not wait for rows that may take long to come.
             for Unconfirmed { read, .. } in std::mem::take(&mut self.unconfirmed) {
-                answer(read.reply, Err(Refusal::Damaged), effects);
+                refuse(read.reply, read.permit, Refusal::Damaged, effects);
             }
             return;
         }
@@ -156,7 +156,7 @@ impl Replica {
                 self.serve(now, read, read_time_ms, effects);
             } else {
                 let refusal = self.not_leader(self.raft.leader());
-                answer(read.reply, Err(refusal), effects);
+                refuse(read.reply, read.permit, refusal, effects);
             }
         }
     }

@@ -53,7 +53,7 @@ pub struct Group {
     pub replies: Vec<(NodeId, u64, Result<Answer, Refusal>)>,
     started: Instant,
     elapsed: Duration,
-    budget: Budget,
+    pub budget: Budget,
     pub conditions: Conditions,
     /// What the snapshot service was asked for.
     pub orders: VecDeque<(u64, SnapshotOrder)>,

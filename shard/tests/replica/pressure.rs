@@ -4,7 +4,7 @@ use crate::common::{Group, put};
 use crate::key;
 use flotilla_shard::effects::Event;
 use flotilla_shard::*;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_full_disk_refuses_what_needs_room_and_nothing_else() {
@@ -94,4 +94,53 @@ fn a_log_is_cut_to_what_the_node_can_afford() {
     group.checkpoint(follower);
     let kept = group.member(follower).replica.log_bytes();
     assert!(kept.abs_diff(1_000_000) < 300_000, "a quarter of its share: {kept}");
+}
+
+/// Saying no is quick, and says nothing about how fast the node works: nobody may be let in because
+/// of it.
+#[test]
+fn what_is_refused_is_no_measure_of_what_can_be_done() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let follower = leader % 3 + 1;
+    let pace =
+        Pace { time_max: Duration::from_millis(500), bytes_min: 1000, requests_min: u64::MAX };
+    let paced = |group: &mut Group, work: &mut dyn FnMut(&mut Group)| {
+        group.budget = Budget::paced(64 << 20, pace);
+        let begin = Instant::now();
+        group.budget.sample(begin);
+        work(group);
+        group.budget.sample(begin + Duration::from_secs(1));
+        assert_eq!(group.budget.used_bytes(), 0, "nobody waits any more");
+        group.budget.paced_bytes_max()
+    };
+    let get = || Operation::Get { key: key("a") };
+    let refused = paced(&mut group, &mut |group| {
+        for _ in 0..50 {
+            assert!(group.answer(follower, Operation::Write(put("a", "1"))).is_err());
+            assert!(group.answer(follower, get()).is_err());
+        }
+        group.conditions.is_disk_full = true;
+        for _ in 0..50 {
+            assert!(group.answer(leader, Operation::Write(put("a", "1"))).is_err());
+        }
+        group.conditions.is_disk_full = false;
+    });
+    assert_eq!(refused, Some(1000));
+    let served = paced(&mut group, &mut |group| {
+        for _ in 0..50 {
+            assert!(group.answer(leader, Operation::Write(put("a", "1"))).is_ok());
+            assert!(group.answer(leader, get()).is_ok());
+        }
+    });
+    assert_eq!(served, Some(5000), "half of 10,000 bytes within a second");
+    group.cut = vec![NodeId(leader)];
+    let late = paced(&mut group, &mut |group| {
+        let waiting: Vec<_> = (0..50).map(|_| group.put(leader, "a", "2")).collect();
+        group.pass(Duration::from_secs(6));
+        for mut waiter in waiting {
+            assert!(waiter.try_recv().expect("answered").is_err());
+        }
+    });
+    assert_eq!(late, Some(1000));
 }

@@ -267,7 +267,8 @@ impl Builder {
         self
     }
 
-    /// Hands leaderships to other nodes when a write to the journal takes longer than this.
+    /// Hands leaderships to nodes with faster disks when a write to the journal takes longer than
+    /// this.
     /// Default: 1 second.
     pub fn disk_stall_max(mut self, stall: Duration) -> Builder {
         self.disk_stall_max = Some(stall);

@@ -71,7 +71,7 @@ pub(crate) enum DiskEvent {
     Full,
     /// There is room again.
     Free,
-    /// Writes take too long: another node should lead.
+    /// Writes take too long: another node should lead, if there is one whose disk is not slow.
     Slow,
     /// Writes are fast again.
     Fast,
@@ -216,7 +216,7 @@ impl DiskMetrics {
             )?,
             slow: IntGauge::new(
                 "flotilla_disk_slow",
-                "1 while the node leads nothing because its disk takes too long, else 0.",
+                "1 while the node leaves leading to others because its disk takes too long, else 0.",
             )?,
         };
         for gauge in [&metrics.free_bytes, &metrics.full, &metrics.slow] {
@@ -311,18 +311,18 @@ pub(crate) fn probe(directory: &Path, journal: Arc<JournalHealth>, store: Arc<St
     })
 }
 
-/// Tells a node's lanes and journal. `may_lead` hears `false` while the disk is slow; whoever
-/// combines it with other reasons decides.
+/// Tells a node's lanes and journal. `slow` hears `true` when the disk becomes slow, `false` when it
+/// is fast again; it decides what that means for leading.
 pub(crate) fn tell(
     lanes: Lanes,
     journal: Arc<JournalHealth>,
-    mut may_lead: impl FnMut(bool) + Send + 'static,
+    mut slow: impl FnMut(bool) + Send + 'static,
 ) -> Told {
     Box::new(move |event| match event {
         DiskEvent::Full => lanes.set_disk_full(true),
         DiskEvent::Free => lanes.set_disk_full(false),
-        DiskEvent::Slow => may_lead(false),
-        DiskEvent::Fast => may_lead(true),
+        DiskEvent::Slow => slow(true),
+        DiskEvent::Fast => slow(false),
         DiskEvent::GiveUpReserve => journal.want_reserve(false),
         DiskEvent::KeepReserve => journal.want_reserve(true),
     })

@@ -215,7 +215,7 @@ pub(crate) struct NodeOptions {
     pub(crate) value_bytes_max: u64,
     /// With less free disk than this, new data is refused.
     pub(crate) disk_reserve_bytes: u64,
-    /// A write to the journal that takes longer moves leaderships to other nodes.
+    /// A write to the journal that takes longer moves leaderships to nodes with faster disks.
     pub(crate) disk_stall_max: Duration,
     /// Bytes of log that all shards together keep for followers that lag behind.
     pub(crate) log_retain_bytes: u64,

@@ -129,6 +129,8 @@ pub enum Event {
     Transfer(Option<NodeId>),
     /// Whether this node may lead anything.
     MayLead(bool),
+    /// Whether other nodes should rather lead.
+    Reluctant(bool),
 }
 
 /// Why rows could not be read.

@@ -207,6 +207,11 @@ impl Lane {
                     bag(*group, Event::MayLead(may_lead));
                 }
             }
+            Mail::Reluctant(reluctant) => {
+                for group in self.slots.borrow().keys() {
+                    bag(*group, Event::Reluctant(reluctant));
+                }
+            }
             Mail::Transfer { group, to } => bag(group, Event::Transfer(to)),
             Mail::Snapshot(event) => bag(event.group(), Event::Snapshot(*event)),
             Mail::RowsLost(groups) => {
@@ -259,6 +264,10 @@ impl Lane {
             if !self.shared.may_lead() {
                 let mut effects = self.effects.borrow_mut();
                 replica.handle(&self.now(), Event::MayLead(false), &mut effects);
+            }
+            if self.shared.is_reluctant() {
+                let mut effects = self.effects.borrow_mut();
+                replica.handle(&self.now(), Event::Reluctant(true), &mut effects);
             }
             let group = replica.group();
             let slot = Rc::new(Slot::new(&replica, &self.now()));

@@ -293,6 +293,9 @@ impl Replica {
             }
             Event::Transfer(to) => self.transfer(now, to),
             Event::MayLead(may_lead) => self.may_lead(now, may_lead),
+            Event::Reluctant(reluctant) => {
+                self.raft.step(now.time, raft::Event::Reluctant(reluctant));
+            }
             Event::Reap => self.reap(now, effects),
             Event::Expired { keys, rest } => self.expired(now, keys, rest),
         }

@@ -201,11 +201,11 @@ fn watch_disk(
         ..DiskOptions::default()
     };
     let leading = lanes.clone();
-    let may_lead = move |may_lead| leading.set_may_lead(may_lead, DISK_SLOW);
+    let slow = move |is_slow| leading.set_reluctant(is_slow, DISK_SLOW);
     DiskMonitor::start(
         disk_options,
         disk::probe(directory.path(), journal.health(), room),
-        disk::tell(lanes.clone(), journal.health(), may_lead),
+        disk::tell(lanes.clone(), journal.health(), slow),
         DiskMetrics::register(registry).map_err(failed)?,
     )
     .map_err(failed)

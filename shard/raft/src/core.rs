@@ -39,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) rows: Rows,
     /// This replica may campaign, as far as the shell says.
     pub(crate) may_lead: bool,
+    /// Another replica should rather lead, as far as the shell says.
+    pub(crate) reluctant: bool,
     /// Something happened since the last `ready`.
     pub(crate) stirred: bool,
     /// What the last `ready` said.
@@ -96,6 +98,7 @@ impl Core {
             snapshots: Vec::new(),
             rows: Rows::new(lost),
             may_lead: options.may_lead,
+            reluctant: false,
             apply_paused: false,
             reads_issued: ReadId(0),
             rounds: Rounds::default(),
@@ -196,6 +199,12 @@ impl Core {
             && self.term < Term::MAX
     }
 
+    /// True if this replica takes the leadership from one that wants to be rid of it, and can.
+    pub(crate) fn would_take_over(&self, now: Time) -> bool {
+        let longest = self.options.election_timeout.min(self.options.disk_stall_max);
+        self.may_campaign() && !self.reluctant && !self.is_disk_stalled(now, longest)
+    }
+
     /// Sends a message once what it needs is durable.
     pub(crate) fn send(&mut self, to: ReplicaId, message: Message, needs: Needs) {
         let last = self.log.last().index;
@@ -285,7 +294,7 @@ impl Core {
     }
 
     /// True if a write has been under way for longer than `longest`: this replica can promise
-    /// nothing, so it neither campaigns nor keeps leading.
+    /// nothing, so it does not campaign, and leads only while nobody else would.
     pub(crate) fn is_disk_stalled(&self, now: Time, longest: Duration) -> bool {
         self.persistence.oldest_write().is_some_and(|since| now.since(since) > longest)
     }
@@ -295,7 +304,9 @@ impl Core {
         if self.options.suspect || !self.is_voter() {
             return Time::NEVER;
         }
-        now + self.random.timeout(self.options.election_timeout)
+        // Who is reluctant lets all others go first.
+        let shortest = self.options.election_timeout * if self.reluctant { 2 } else { 1 };
+        now + self.random.timeout(shortest)
     }
 }
 

@@ -55,6 +55,10 @@ pub enum Event {
     /// and steps down if nobody has taken over within an election timeout. Votes and
     /// acknowledgements go on.
     MayLead(bool),
+    /// Whether another replica should rather lead. A leader that is reluctant hands over to a follower
+    /// that is not, and goes on leading while there is none; who is reluctant campaigns later
+    /// than others would. All being reluctant, one of them leads.
+    Reluctant(bool),
     /// The state machine of this replica is lost or unreadable, as with
     /// [`Restored::needs_snapshot`](crate::Restored::needs_snapshot). A leader hands over first.
     RowsLost,

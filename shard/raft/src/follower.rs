@@ -85,7 +85,7 @@ impl Node<Follower> {
                 matched,
                 received,
                 wants_snapshot: core.rows.lost && core.rows.installing().is_none(),
-                may_lead: core.may_campaign(),
+                may_lead: core.would_take_over(now),
                 promise: core.promise(),
             };
             core.send(from, reply, Needs::HardState);

@@ -91,7 +91,8 @@ pub enum Message {
         received: Index,
         /// The follower's state machine is lost: it needs a snapshot, whatever its log holds.
         wants_snapshot: bool,
-        /// The follower would campaign if it were asked to.
+        /// The follower would take the leadership: nothing forbids it, it is not reluctant, and its
+        /// disk keeps up.
         may_lead: bool,
         /// For how long from when it received the heartbeat, on its own clock, the follower helps
         /// nobody else into office. Zero: it promises nothing.

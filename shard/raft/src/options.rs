@@ -31,8 +31,8 @@ pub struct Options {
     /// A leader that has not heard from a quorum for an election timeout steps down, and a
     /// follower that has heard from its leader within one ignores candidates.
     pub check_quorum: bool,
-    /// A leader whose own oldest write has been under way for longer hands its leadership over, and
-    /// steps down if nobody takes it.
+    /// A leader whose own oldest write has been under way for longer hands its leadership over while
+    /// there is a follower whose disk works, and steps down if that one does not take it.
     pub disk_stall_max: Duration,
     /// False: this replica votes and acknowledges, but never campaigns. Changed by
     /// [`Event::MayLead`](crate::Event::MayLead).

@@ -29,7 +29,7 @@ pub(crate) struct Progress {
     /// It helps no other leader into office before this, on this leader's clock.
     pub(crate) trusts_until: Time,
     pub(crate) probes_sent: u64,
-    /// It would campaign if it were asked to, as far as it said.
+    /// It would take the leadership, as far as it said.
     pub(crate) may_lead: bool,
     /// Its rows are lost, as far as it said.
     pub(crate) wants_snapshot: bool,

@@ -110,6 +110,10 @@ impl Raft {
                 self.core_mut().may_lead = may_lead;
                 self.reconsider(now);
             }
+            Event::Reluctant(reluctant) => {
+                self.core_mut().reluctant = reluctant;
+                self.reconsider(now);
+            }
             Event::RowsLost => {
                 self.core_mut().rows.lost = true;
                 self.reconsider(now);
@@ -269,6 +273,7 @@ impl Raft {
             base: core.log.base(),
             suspect: core.options.suspect,
             may_lead: core.may_lead,
+            reluctant: core.reluctant,
             needs_snapshot: core.rows.lost,
             installing: core.rows.installing(),
             transferring,

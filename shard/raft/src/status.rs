@@ -29,6 +29,8 @@ pub struct Status {
     pub suspect: bool,
     /// It may campaign and lead, as far as the shell says.
     pub may_lead: bool,
+    /// Another replica should rather lead, as far as the shell says.
+    pub reluctant: bool,
     /// Its state machine is lost: it votes and acknowledges, and waits for a snapshot.
     pub needs_snapshot: bool,
     /// The snapshot that takes the place of its rows at this moment.

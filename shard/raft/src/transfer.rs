@@ -5,9 +5,13 @@
 //! Nothing here is needed for safety: the target wins or loses an election like any other. While a
 //! transfer runs, at most an election timeout, the leader goes on leading in all but proposals.
 //!
-//! A leader that must leave (it may not lead, its disk hangs, its rows are lost) hands over to
-//! whoever is fit, and steps down if nobody has taken over in an election timeout. It stays if
-//! nobody else could ever lead, unless its rows are lost: then it could answer nobody anyway.
+//! A leader that must leave (it may not lead, its rows are lost) hands over to whoever is fit, and
+//! steps down if nobody has taken over in an election timeout. It stays if nobody else could ever
+//! lead, unless its rows are lost: then it could answer nobody anyway.
+//!
+//! A leader that should leave (it is reluctant, its disk hangs) does the same while somebody is fit,
+//! and stays otherwise: a slow leader is better than none, and when all disks are slow the next
+//! one would be no faster.
 
 use crate::{
     core::Core,
@@ -15,7 +19,7 @@ use crate::{
     message::Message,
     node::Node,
     progress::{Feed, Progress},
-    types::{ReplicaId, Time},
+    types::{ReplicaId, Round, Time},
 };
 
 /// A transfer that is under way.
@@ -78,7 +82,10 @@ impl Node<Leader> {
     /// must step down at once.
     pub(crate) fn must_step_down(&mut self, now: Time) -> bool {
         self.role.transfer.take_if(|transfer| transfer.until <= now);
-        if !self.must_leave(now) {
+        let must_leave = self.must_leave();
+        let should_leave = !must_leave && self.should_leave(now);
+        let heir = should_leave.then(|| self.heir(now)).flatten();
+        if !must_leave && heir.is_none() {
             if self.role.leave_at.take().is_some() {
                 self.role.transfer.take_if(|transfer| !transfer.irrevocable);
             }
@@ -90,17 +97,30 @@ impl Node<Leader> {
             return true;
         }
         if self.role.transfer.is_none() {
-            self.transfer(now, None);
+            self.transfer(now, heir);
         }
         false
     }
 
-    fn must_leave(&self, now: Time) -> bool {
-        let core = &self.core;
-        let others_could_lead = core.voters.quorum() > 1;
-        core.rows.lost
-            || (others_could_lead
-                && (!core.may_lead || core.is_disk_stalled(now, core.options.disk_stall_max)))
+    /// Staying would be worse than nobody leading.
+    fn must_leave(&self) -> bool {
+        let others_could_lead = self.core.voters.quorum() > 1;
+        self.core.rows.lost || (others_could_lead && !self.core.may_lead)
+    }
+
+    /// Another leader would be better.
+    fn should_leave(&self, now: Time) -> bool {
+        self.core.reluctant || self.core.is_disk_stalled(now, self.core.options.disk_stall_max)
+    }
+
+    /// Who would make the better leader: of those that are fit, and have said so to this leader, the
+    /// one that has most of the log. Silence is no consent here: leaders that all want to go would
+    /// hand over in a circle, each before it has heard what the others think.
+    fn heir(&self, now: Time) -> Option<ReplicaId> {
+        let followers = self.role.followers.iter().rev();
+        let heirs = followers
+            .filter(|follower| follower.round > Round(0) && is_fit(&self.core, follower, now));
+        heirs.max_by_key(|follower| follower.matched()).map(|follower| follower.id)
     }
 
     /// When this leader must be ticked next.

@@ -54,6 +54,7 @@ pub(crate) enum Mail {
     Suspected(Vec<GroupId>),
     FreezeAll,
     MayLead(bool),
+    Reluctant(bool),
     Transfer {
         group: GroupId,
         to: Option<NodeId>,

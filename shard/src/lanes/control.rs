@@ -8,7 +8,7 @@ use crate::lane::{Inbox, Mail};
 use crate::status::{Role, SharedStatus};
 use flotilla_storage::GroupId;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::{Duration, Instant};
 
 /// How often a node that hands over looks whether it is done.
@@ -45,6 +45,22 @@ impl Lanes {
     /// acknowledging. Groups without other replicas are led in any case.
     pub fn set_may_lead(&self, may_lead: bool, reason: &str) {
         set_may_lead(&self.inner.shared, &self.inner.inboxes, may_lead, reason);
+    }
+
+    /// Whether other nodes should rather lead, because of `reason`. A reluctant node hands its
+    /// leaderships over to nodes that are not, and keeps those that none of them can take: that
+    /// all nodes are reluctant stops nothing. To be told by one thread.
+    pub fn set_reluctant(&self, reluctant: bool, reason: &str) {
+        if self.inner.shared.is_reluctant.swap(reluctant, AcqRel) == reluctant {
+            return;
+        }
+        if reluctant {
+            tracing::warn!(reason, "this node leaves leading to others where it can");
+        } else {
+            tracing::info!(reason, "this node leads as willingly as others again: it is over");
+        }
+        let mail = |inbox: &Arc<Inbox>| inbox.put(Mail::Reluctant(reluctant));
+        self.inner.inboxes.iter().for_each(mail);
     }
 
     /// Asks the leader of `group`, if it is on this node, to hand over: to the replica on `to`, or

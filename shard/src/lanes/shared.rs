@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     /// What speaks against leading.
     forbidden: Mutex<BTreeSet<String>>,
     may_lead: AtomicBool,
+    /// Other nodes should rather lead.
+    pub(super) is_reluctant: AtomicBool,
 }
 
 impl Shared {
@@ -114,6 +116,7 @@ impl Shared {
             is_cache_over: AtomicBool::new(false),
             forbidden: Mutex::default(),
             may_lead: AtomicBool::new(true),
+            is_reluctant: AtomicBool::new(false),
         }
     }
 
@@ -161,6 +164,10 @@ impl Shared {
 
     pub(crate) fn may_lead(&self) -> bool {
         self.may_lead.load(Acquire)
+    }
+
+    pub(crate) fn is_reluctant(&self) -> bool {
+        self.is_reluctant.load(Acquire)
     }
 
     /// Adds or removes what speaks against leading. If that changes whether the node may lead, `tell`

@@ -56,6 +56,28 @@ fn a_node_that_may_not_lead_hands_over_and_never_campaigns() {
 }
 
 #[test]
+fn nodes_that_are_all_reluctant_lead_all_the_same() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    for n in 1..=3 {
+        group.event(n, Event::Reluctant(true));
+        group.pass(Duration::from_millis(500));
+    }
+    let leads = |group: &mut Group| (1..=3).find(|n| role(group, *n) == Role::Leader);
+    let kept = leads(&mut group).expect("it finds nobody better, and goes on");
+    for n in 0..10 {
+        group.pass(Duration::from_millis(500));
+        assert_eq!(leads(&mut group), Some(kept), "it changes for nothing");
+        assert!(group.answer(kept, Operation::Write(put(&format!("k{n}"), "v"))).is_ok());
+    }
+    let better = kept % 3 + 1;
+    group.event(better, Event::Reluctant(false));
+    group.pass(Duration::from_secs(1));
+    assert_eq!(leads(&mut group), Some(better), "old {old}, kept {kept}");
+    assert!(group.answer(better, Operation::Write(put("a", "1"))).is_ok());
+}
+
+#[test]
 fn a_group_without_other_replicas_is_led_in_any_case() {
     let mut group = Group::new(1);
     let leader = group.elect();

@@ -14,6 +14,7 @@ impl Cluster {
                 self.step(number(id)?, Event::Transfer { to })
             }
             ("may-lead", [id, may]) => self.step(number(id)?, Event::MayLead(*may == "yes")),
+            ("reluctant", [id, is]) => self.step(number(id)?, Event::Reluctant(*is == "yes")),
             ("lease-read", [id]) => self.lease_read(id),
             ("clock", [id, percent]) => self.set_speed(number(id)?, number(percent)?),
             ("rows-lost", [id]) => {

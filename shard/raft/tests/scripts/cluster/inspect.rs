@@ -45,6 +45,9 @@ impl Cluster {
             if !status.may_lead {
                 line += " may-not-lead";
             }
+            if status.reluctant {
+                line += " reluctant";
+            }
             if status.needs_snapshot {
                 line += " needs-snapshot";
             }

@@ -68,6 +68,9 @@ impl World {
                 if self.machines[at].raft.is_some() {
                     self.machines[at].may_lead = may_lead;
                     self.step(at, Event::MayLead(may_lead));
+                    // Stays when the faults are over: reluctance keeps nobody from being led.
+                    let reluctant = self.below(2) == 0;
+                    self.step(at, Event::Reluctant(reluctant));
                 }
             }
             13 => self.change_clock(at),

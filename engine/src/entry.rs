@@ -3,7 +3,7 @@
 use crate::engine::unexpected;
 use crate::error::Error;
 use bytes::Bytes;
-use flotilla_shard::WriteOutcome;
+use flotilla_shard::{Budget, WriteOutcome, release};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Which write a value comes from.
@@ -23,6 +23,14 @@ pub struct Entry {
     pub version: Version,
     /// When it expires; `None`: never.
     pub expires_at: Option<SystemTime>,
+}
+
+impl Entry {
+    /// An entry that a caller may keep for ever, without holding any of the node's `budget`.
+    pub(crate) fn to_keep(entry: flotilla_shard::Entry, budget: &Budget) -> Entry {
+        let value = release(entry.value, budget);
+        Entry::from(flotilla_shard::Entry { value, ..entry })
+    }
 }
 
 impl From<flotilla_shard::Entry> for Entry {

@@ -121,7 +121,8 @@ impl Stream for Scan {
             }
             if let Some((key, entry)) = this.page.next() {
                 this.rows_left -= 1;
-                let Entry { value, version, expires_at } = Entry::from(entry);
+                let entry = Entry::to_keep(entry, this.router.budget());
+                let Entry { value, version, expires_at } = entry;
                 return Poll::Ready(Some(Ok(KeyValue { key, value, version, expires_at })));
             }
             let mut fetching = match (this.fetching.take(), this.rest.take()) {

@@ -407,3 +407,35 @@ async fn the_registry_counts_what_was_done() {
     assert_eq!(db.failure(), None);
     db.shutdown().await.unwrap();
 }
+
+/// What a program keeps of what it has read is its own memory: the node goes on reading from its store
+/// for it, however much that is.
+#[tokio::test]
+async fn a_program_may_keep_more_than_the_nodes_budget() {
+    const BUDGET_BYTES: usize = 16 << 20;
+    const VALUE_BYTES: usize = 64 << 10;
+    let directory = directory();
+    let start = || {
+        Engine::builder(directory.path())
+            .value_bytes_max(1 << 20)
+            .budget_bytes(BUDGET_BYTES as u64)
+            .memtable_bytes(1 << 20)
+            .merged_memtable_bytes(0)
+            .start()
+    };
+    let db = start().await.unwrap();
+    for n in 0..64 {
+        db.put(format!("key{n}"), vec![n; VALUE_BYTES]).await.unwrap();
+    }
+    let mut kept = Vec::new();
+    while kept.len() * VALUE_BYTES < 3 * BUDGET_BYTES {
+        for n in 0..64 {
+            let begin = Instant::now();
+            kept.push(db.get(format!("key{n}")).await.unwrap().unwrap());
+            assert!(begin.elapsed() < Duration::from_secs(1), "a read was put off");
+        }
+    }
+    db.put("last", "1").await.unwrap();
+    assert!(kept.iter().enumerate().all(|(n, value)| value == &vec![n as u8 % 64; VALUE_BYTES]));
+    db.shutdown().await.unwrap();
+}

@@ -51,7 +51,9 @@ impl Engine {
         let deadline = self.deadline(options.timeout);
         let read = Operation::Get { key };
         match self.router().start_read(read, options.consistency, deadline).await? {
-            Answer::Value(entry) => Ok(entry.map(Entry::from)),
+            Answer::Value(entry) => {
+                Ok(entry.map(|entry| Entry::to_keep(entry, self.router().budget())))
+            }
             other => unexpected(&other),
         }
     }
@@ -102,7 +104,8 @@ impl Engine {
             keys.into_iter().map(|key| self.copy_key(key.as_ref())).collect::<Result<_, _>>()?;
         let deadline = self.deadline(options.timeout);
         let found = self.router().get_many_with(keys, options.consistency, deadline).await?;
-        Ok(found.into_iter().map(|entry| entry.map(Entry::from)).collect())
+        let keep = |entry| Entry::to_keep(entry, self.router().budget());
+        Ok(found.into_iter().map(|entry| entry.map(keep)).collect())
     }
 
     /// The rows of a range of keys, in key order, as a stream.

@@ -55,7 +55,7 @@ impl Target for Store {
     }
 
     fn connect<'a>(&'a self, _client: usize) -> BoxFuture<'a, anyhow::Result<Box<dyn Session>>> {
-        let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let timer = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
         let session = StoreSession { store: self.clone(), queue: VecDeque::new(), timer, count: 0 };
         Box::pin(async { Ok(Box::new(session) as Box<dyn Session>) })
     }

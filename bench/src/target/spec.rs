@@ -148,7 +148,7 @@ mod tests {
             "etcd://127.0.0.1:2379",
             "nats://127.0.0.1:4222",
             "redb:",
-            "redb:/tmp/x",
+            "redb:/data/x",
             "fjall:",
         ] {
             assert_eq!(text.parse::<TargetSpec>().unwrap().to_string(), text);

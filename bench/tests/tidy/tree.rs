@@ -141,7 +141,9 @@ fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
     paths.sort();
     for path in paths {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        if matches!(name.as_deref(), Some("target" | ".git") | None) {
+        // What cargo built; a module may have that name too.
+        let built = path.join("CACHEDIR.TAG").exists();
+        if built || matches!(name.as_deref(), Some(".git") | None) {
             continue;
         }
         match path.is_dir() {

@@ -1,3 +1,5 @@
+//! What the door lets in, by bytes and by time, and what it gives back.
+
 use super::*;
 use std::time::Duration;
 

@@ -273,7 +273,7 @@ impl Group {
     }
 
     /// Time passes, and nobody notices.
-    pub fn sleep(&mut self, duration: Duration) {
+    pub fn let_pass(&mut self, duration: Duration) {
         self.elapsed += duration;
     }
 

@@ -34,7 +34,7 @@ fn a_leader_that_was_asleep_asks_again() {
     group.pass(A_HEARTBEAT);
     assert!(get(&mut group, leader, "a").try_recv().is_ok());
     // No tick, no message: only the clock of the read itself can tell that time has passed.
-    group.sleep(Duration::from_millis(400));
+    group.let_pass(Duration::from_millis(400));
     let mut waiter = get(&mut group, leader, "a");
     assert!(waiter.try_recv().is_err(), "answered by a lease that was over");
     group.settle();

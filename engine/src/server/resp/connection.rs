@@ -308,6 +308,16 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         }
     }
 
+    /// How many bytes of requests and expected replies may be under way: little, too, when answers
+    /// that nobody takes would close the door to those who take theirs.
+    fn pipeline_bytes_max(&self) -> usize {
+        let options = &self.context.options;
+        match self.upkeep.is_scarce() || self.upkeep.are_answers_scarce() {
+            true => options.pipeline_bytes_max.min(WRITE_BYTES),
+            false => options.pipeline_bytes_max,
+        }
+    }
+
     /// Takes requests out of the input and starts those that may run.
     fn take_requests(&mut self) -> bool {
         let mut progressed = false;
@@ -366,7 +376,7 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         let bytes = self.pipeline.request_bytes() + waiting * self.reply_bytes + unsent;
         waiting < requests_max
             && self.pipeline.reads() < options.pipeline_reads_max
-            && bytes < options.pipeline_bytes_max
+            && bytes < self.pipeline_bytes_max()
             && unsent < self.unread_bytes_max()
     }
 

@@ -69,13 +69,7 @@ impl Throttle {
     /// For a connection that was refused nothing yet.
     pub fn new(refused: &Arc<Refused>) -> Throttle {
         let refused = refused.clone();
-        Throttle {
-            refused,
-            was_refused: false,
-            is_refused: false,
-            timer: None,
-            is_resting: false,
-        }
+        Throttle { refused, was_refused: false, is_refused: false, timer: None, is_resting: false }
     }
 
     /// A request was refused for want of room.

@@ -256,6 +256,30 @@ fn little_is_held_for_each_client_when_all_hold_much() {
 }
 
 #[test]
+fn few_answers_are_asked_for_while_too_many_are_under_way() {
+    block_on(async {
+        let fake = Fake::holding();
+        fake.put("k", "x".repeat(10_000));
+        let mut client = Client::new(fake);
+        client.send("GET k\r\n").await;
+        client.fake.release(0);
+        client.expect(format!("$10000\r\n{}\r\n", "x".repeat(10_000))).await;
+
+        let budget = client.context.budget.clone();
+        let others = budget.account(flotilla_shard::Part::Reads);
+        others.add(budget.bytes_max() / 4);
+        client.send("GET k\r\n".repeat(100)).await;
+        assert!((1..=8).contains(&client.fake.held()), "{} were started", client.fake.held());
+        others.sub(budget.bytes_max() / 4);
+        while client.fake.held() > 0 {
+            client.fake.release(0);
+            settle().await;
+        }
+        client.expect(format!("$10000\r\n{}\r\n", "x".repeat(10_000)).repeat(100)).await;
+    });
+}
+
+#[test]
 fn a_client_that_takes_nothing_for_too_long_is_cut_off() {
     block_on(async {
         let fake = Fake::default();
@@ -296,7 +320,8 @@ fn a_killed_client_is_closed_and_the_killer_gets_its_reply() {
 fn who_is_refused_is_read_in_turns_with_rests_between_and_answered_in_order() {
     block_on(async {
         let fake = Fake::default();
-        let busy = flotilla_router::RouteError::Busy { retry_after: std::time::Duration::from_millis(10) };
+        let busy =
+            flotilla_router::RouteError::Busy { retry_after: std::time::Duration::from_millis(10) };
         fake.fail(busy);
         let mut client = Client::connect(fake, RespOptions::default(), 1 << 20);
         let begin = std::time::Instant::now();

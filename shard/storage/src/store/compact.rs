@@ -23,6 +23,18 @@ use super::snapshot::Committed;
 /// A file of more than this many times its live bytes is compacted when it is opened.
 pub(crate) const FILE_SHARE: u64 = 3;
 
+/// A file with more live bytes than this is left as it is: a start must not wait for minutes until
+/// everything was moved.
+const LIVE_BYTES_MAX: u64 = 1 << 30;
+
+/// True if a file is so much larger than what is in it that moving it together is worth a start that
+/// takes seconds longer. Records of an earlier layout do not say how much is in them and count as
+/// nothing: of a file that seems to be empty nothing is known.
+fn is_out_of_proportion(file_bytes: u64, live_bytes: u64, file_bytes_min: u64) -> bool {
+    (1..=LIVE_BYTES_MAX).contains(&live_bytes)
+        && file_bytes > file_bytes_min.max(live_bytes * FILE_SHARE)
+}
+
 /// True if the file is much larger than the `live_bytes` in it. A file of which a table is damaged
 /// stays as it is: which of its pages are in use, only sound tables say.
 pub(crate) fn is_wanted(
@@ -31,11 +43,15 @@ pub(crate) fn is_wanted(
     file_bytes: u64,
     live_bytes: u64,
 ) -> bool {
-    let allowed = options.compact_file_bytes_min.max(live_bytes.saturating_mul(FILE_SHARE));
-    if file_bytes <= allowed || !loaded.damaged.is_empty() {
+    let wanted = is_out_of_proportion(file_bytes, live_bytes, options.compact_file_bytes_min);
+    if !wanted || !loaded.damaged.is_empty() {
         return false;
     }
-    tracing::info!(file_bytes, live_bytes, "the store's file is much larger than what is in it");
+    tracing::info!(
+        file_bytes,
+        live_bytes,
+        "the store's file is much larger than what is in it and is compacted before the start"
+    );
     let names = guarded("list tables", || file::list_tables(&loaded.transaction));
     let tables = names.iter().flatten().filter_map(|name| TableId::from_name(name));
     names.is_ok() && tables.into_iter().all(|table| file::is_tree(&loaded.transaction, table))
@@ -86,6 +102,17 @@ mod tests {
     use super::*;
     use crate::{GroupId, KeyRange};
     use bytes::Bytes;
+
+    #[test]
+    fn only_what_is_moved_within_seconds_is_moved() {
+        let min = 256 << 20;
+        assert!(is_out_of_proportion(min + 1, 1 << 20, min));
+        assert!(!is_out_of_proportion(min, 1 << 20, min));
+        assert!(!is_out_of_proportion(300 << 20, 100 << 20, min));
+        assert!(is_out_of_proportion((3 << 30) + 1, LIVE_BYTES_MAX, min));
+        assert!(!is_out_of_proportion(u64::MAX, LIVE_BYTES_MAX + 1, min));
+        assert!(!is_out_of_proportion(u64::MAX, 0, min), "nothing is known of it");
+    }
 
     /// After most rows are gone the file is as large as before; opened again it is small, and
     /// everything that was in it still is.

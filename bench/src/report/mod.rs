@@ -5,7 +5,7 @@
 //! * [`Live`] is the line on the terminal during a run, [`table`] the table after it.
 //! * [`html`] is one page that needs nothing but itself; [`hgrm`] a histogram for HdrHistogram's
 //!   plotters.
-//! * [`write`] puts all of it into a directory.
+//! * [`write()`] puts all of it into a directory.
 //!
 //! What is absent: measuring, and judging whether a figure is good.
 

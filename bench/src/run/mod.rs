@@ -43,7 +43,7 @@ const FILL_PIPELINE: usize = 8;
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// What is measured: embedded:1, embedded:3, resp://HOST:PORT[,...], redis://..., etcd://...,
-    /// nats://..., redb:[DIR], fjall:[DIR].
+    /// nats://..., redb:DIR, fjall:DIR (without DIR in a fresh directory).
     #[arg(long, required_unless_present = "cluster", conflicts_with = "cluster")]
     pub target: Option<TargetSpec>,
     /// Start so many server processes and measure them.

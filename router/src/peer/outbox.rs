@@ -139,6 +139,8 @@ impl Outbox {
                     report.refuse(&message);
                 }
             }
+            // Before anybody can take them: what is released must have been added.
+            self.count_added(added_bytes);
             Class::ALL.map(|class| {
                 let queue = &mut queues[class as usize];
                 let wake = queue.writer_sleeps && !queue.is_empty();
@@ -146,7 +148,6 @@ impl Outbox {
                 wake
             })
         };
-        self.count_added(added_bytes);
         for class in Class::ALL {
             if wake[class as usize] {
                 self.wake[class as usize].notify_one();
@@ -283,5 +284,45 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         let bytes = self.queues.get_mut().iter().map(|queue| queue.bytes).sum();
         self.count_released(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_shard::{Answer, Budget, Part};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// The account asserts that nothing is given back before it was added. One message at a time,
+    /// so that nothing else in the account hides it.
+    #[test]
+    fn nothing_is_released_before_it_was_counted() {
+        const MESSAGES: u64 = 100_000;
+        let budget = Budget::new(1 << 30);
+        let account = budget.account(Part::Outboxes);
+        let outbox = Outbox::new(1 << 20, 64 << 10, Some(account.clone()), PeerMetrics::new());
+        outbox.connect(Class::Data);
+        let released = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let (mut taken, mut large) = (VecDeque::new(), None);
+                while released.load(Ordering::Acquire) < MESSAGES {
+                    outbox.take(Class::Data, &mut taken, &mut large, false);
+                    for message in taken.drain(..) {
+                        outbox.release(Class::Data, message.cost_bytes());
+                        released.fetch_add(1, Ordering::Release);
+                    }
+                }
+            });
+            for id in 0..MESSAGES {
+                while released.load(Ordering::Acquire) < id {
+                    assert!(!writer.is_finished(), "the writer failed");
+                    std::hint::spin_loop();
+                }
+                let reply = PeerMessage::Reply { id, result: Ok(Answer::Count(1)) };
+                assert_eq!(outbox.push(vec![reply]).dropped, 0);
+            }
+        });
+        assert_eq!(account.used_bytes(), 0);
     }
 }

@@ -12,6 +12,7 @@
 //! * [`cluster`] starts, kills and restarts server processes.
 //! * [`failover`] kills a leader under load and [`crash`] kills every node; both prove with
 //!   [`register`]s that nothing acknowledged was lost.
+//! * [`sim`] replays simulated lives of clusters.
 //! * [`increments`] asks whether everything counts once while leaders die and [`proxy`]s harm the
 //!   network; [`absence`] repairs a node that was away; [`endurance`], [`overload`] and [`edges`]
 //!   look for what grows, starves or stalls, with a [`probe`] and [`sampling`].
@@ -52,6 +53,7 @@ pub mod result;
 pub mod run;
 pub mod sampling;
 pub mod scale;
+pub mod sim;
 pub mod target;
 pub mod verify;
 pub mod workload;

@@ -1,0 +1,5 @@
+//! Simulated lives of whole clusters, replayed from a seed.
+//!
+//! [`judges`] say what must never be, apart from the product.
+
+pub mod judges;

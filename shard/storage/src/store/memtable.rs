@@ -1,7 +1,7 @@
 //! A memtable: the newest rows of one shard, in memory, above what redb holds.
 //!
 //! One writer (the lane of the shard's replica), many readers (the lane itself and the read pool).
-//! An ordered map behind one lock; the lock is held for one command, one look-up or one chunk of a
+//! A map ([`Rows`]) behind one lock; the lock is held for one command, one look-up or one chunk of a
 //! scan, never across a read from redb.
 //!
 //! Invariants:
@@ -11,30 +11,32 @@
 //!   each key that was newest at that version stays. What nobody pins is overwritten in place.
 //! * Pins are taken under the read lock, so that a writer holding the write lock sees every pin
 //!   that could need what it is about to overwrite.
-//! * A memtable that is no longer its shard's active one never changes again.
+//! * A memtable that is no longer its shard's active one never changes again, but that its new keys
+//!   are put in order when somebody walks them.
 //!
 //! Range deletions are kept apart, as ranges ([`Tombstones`]), and hide every older cell. A scan
 //! takes a copy-on-write snapshot of them together with its pin, so they need no history.
 //!
 //! What is absent: redb, files, the other memtables of the shard.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::key::{Key, unpinned};
 use super::metrics::MemtableGauges;
 use super::row::{self, Row};
+use super::rows::{Entry, Rows};
 use super::shard::RowChange;
 use super::tombstones::{self, Tombstones};
 
-/// What a key costs in memory beyond its bytes and its cells: its place in a node of the map.
-const KEY_OVERHEAD_BYTES: u64 = 64;
+/// What a key costs in memory beyond its bytes and its cells: its places in the order and in the
+/// table, and the room for a short key beside its cells.
+const KEY_OVERHEAD_BYTES: u64 = 112;
 /// What a cell costs beyond its value: the cell and the allocation that holds the value.
 const CELL_OVERHEAD_BYTES: u64 = 96;
 
@@ -110,7 +112,7 @@ impl Slot {
 /// What the lock protects.
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
-    rows: BTreeMap<Key, Slot>,
+    rows: Rows<Slot>,
     /// Shared with the scans that snapshot it; copied on write while one does.
     tombstones: Arc<Tombstones>,
     /// Keys whose newest cell is a row.
@@ -123,13 +125,12 @@ pub(crate) struct Inner {
 impl Inner {
     fn write(&mut self, key: &Bytes, cell: Cell, pins: &[u64]) {
         let is_put = cell.content.is_some();
-        match self.rows.entry(Key::new(key)) {
+        match self.rows.entry(key) {
             Entry::Vacant(vacant) => {
                 self.bytes += KEY_OVERHEAD_BYTES + key.len() as u64 + cell.memory_bytes();
-                vacant.insert(Slot { newest: cell, older: Vec::new() });
+                vacant.insert(key, Slot { newest: cell, older: Vec::new() });
             }
-            Entry::Occupied(mut occupied) => {
-                let slot = occupied.get_mut();
+            Entry::Occupied(slot) => {
                 match slot.newest.content {
                     Some(_) => self.puts -= 1,
                     None => self.deletes -= 1,
@@ -146,7 +147,7 @@ impl Inner {
     }
 
     /// The rows and deletions that a checkpoint merges, in key order, those that a range deletion
-    /// of this memtable hides left out.
+    /// of this memtable hides left out. For the content in order only.
     pub(crate) fn newest(&self) -> impl Iterator<Item = (&[u8], &Cell)> {
         let shown = |key: &[u8], version| {
             self.tombstones.is_empty()
@@ -313,9 +314,17 @@ impl Memtable {
         self.floor
     }
 
-    /// The content, locked for reading: for look-ups of many rows of a memtable that is frozen.
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner.read()
+    /// The content in order, locked for reading: for a walk, or for many rows of a memtable that is
+    /// frozen.
+    pub(crate) fn read_ordered(&self) -> RwLockReadGuard<'_, Inner> {
+        let inner = self.inner.read();
+        if inner.rows.is_ordered() {
+            return inner;
+        }
+        drop(inner);
+        let mut inner = self.inner.write();
+        inner.rows.order();
+        RwLockWriteGuard::downgrade(inner)
     }
 
     /// Memory held, that of cut-off memtables included.
@@ -410,8 +419,8 @@ impl Pinned {
         keys_max: usize,
         out: &mut impl Extend<(Key, Cell)>,
     ) -> Option<Key> {
-        let inner = self.memtable.inner.read();
-        let mut range = inner.rows.range::<[u8], _>(bounds);
+        let inner = self.memtable.read_ordered();
+        let mut range = inner.rows.range(bounds);
         let mut last = None;
         for _ in 0..keys_max {
             let (key, slot) = if reverse { range.next_back() } else { range.next() }?;

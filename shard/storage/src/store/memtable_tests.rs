@@ -109,7 +109,7 @@ fn a_range_deletion_hides_what_is_older_and_nothing_newer() {
     assert!(pinned.tombstones().is_empty(), "the pin is from before");
     assert_eq!(scan(&pinned)[1].1.as_deref(), Some("1"));
 
-    let inner = memtable.read();
+    let inner = memtable.read_ordered();
     let keys: Vec<_> = inner.newest().map(|(key, _)| key).collect();
     assert_eq!(keys, [b"b", b"c"]);
 }

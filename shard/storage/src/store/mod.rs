@@ -60,6 +60,7 @@ mod merged;
 mod metrics;
 mod pool;
 mod row;
+mod rows;
 mod shard;
 mod size;
 mod snapshot;

@@ -163,8 +163,10 @@ impl Merger<'_> {
 
         // What lies below an emptying of the shard is gone, in memory as in redb.
         let floor = batch.iter().rposition(|frozen| frozen.memtable.is_floor());
-        let memtables: Vec<_> =
-            batch[floor.unwrap_or(0)..].iter().map(|frozen| frozen.memtable.read_ordered()).collect();
+        let memtables: Vec<_> = batch[floor.unwrap_or(0)..]
+            .iter()
+            .map(|frozen| frozen.memtable.read_ordered())
+            .collect();
         let base = before.filter(|_| floor.is_none());
         let (changes, deleted) = newest_changes(&memtables);
 

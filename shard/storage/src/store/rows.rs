@@ -138,9 +138,8 @@ impl<V> Rows<V> {
     }
 
     fn find(&self, hash: u32, key: &[u8]) -> Option<Position> {
-        let is_it = |place: &Place| {
-            place.hash == hash && self.entry_at(place.position).0.as_slice() == key
-        };
+        let is_it =
+            |place: &Place| place.hash == hash && self.entry_at(place.position).0.as_slice() == key;
         self.places.find(spread(hash), is_it).map(|place| place.position)
     }
 

@@ -14,6 +14,7 @@
 //! What is absent: retries, and the wire.
 
 use crate::metrics::RouterMetrics;
+use flotilla_mutation::{Mutation, planted};
 use flotilla_shard::{Answer, NodeId, Permit, Refusal};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -55,15 +56,16 @@ impl Entry {
     /// Ends the entry without an answer. A read had no effect wherever it went.
     fn lose(mut self) {
         self.permit.note_unserved();
-        let _ = self.reply.send(Err(Refusal::Timeout { maybe_committed: self.is_write }));
+        let maybe_committed = self.is_write && !planted(Mutation::LostForwardIsRefused);
+        let _ = self.reply.send(Err(Refusal::Timeout { maybe_committed }));
     }
 }
 
 impl Forwards {
-    pub(crate) fn new(metrics: RouterMetrics) -> Forwards {
+    /// Ids are counted from `id_first`.
+    pub(crate) fn new(id_first: u64, metrics: RouterMetrics) -> Forwards {
         Forwards {
-            // Counting from a random place, ids of two lives of a node do not meet.
-            next_id: AtomicU64::new(rand::random()),
+            next_id: AtomicU64::new(id_first),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             metrics,
         }
@@ -161,7 +163,10 @@ fn take_where(
     entries: &mut HashMap<u64, Entry>,
     mut take: impl FnMut(&Entry) -> bool,
 ) -> Vec<Entry> {
-    entries.extract_if(|_, entry| take(entry)).map(|(_, entry)| entry).collect()
+    let mut taken: Vec<_> = entries.extract_if(|_, entry| take(entry)).collect();
+    // In the order in which they were sent: whoever waits is told in the same one each time.
+    taken.sort_unstable_by_key(|(id, _)| *id);
+    taken.into_iter().map(|(_, entry)| entry).collect()
 }
 
 #[cfg(test)]
@@ -177,7 +182,7 @@ mod tests {
 
     fn forwards() -> (Forwards, Budget) {
         let metrics = RouterMetrics::register(&Registry::new()).unwrap();
-        (Forwards::new(metrics), Budget::new(1000))
+        (Forwards::new(7, metrics), Budget::new(1000))
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 use crate::budget::Permit;
 use crate::request::{Operation, Reply};
+use flotilla_mutation::{Mutation, planted};
 use flotilla_raft::{Index, ReadId};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -93,7 +94,8 @@ impl Reads {
 
     /// True if [`Reads::ready`] would give any.
     pub fn is_ready(&self, applied: Index) -> bool {
-        self.confirmed.front().is_some_and(|(index, _)| *index <= applied)
+        let is_met = |index| index <= applied || planted(Mutation::ReadBeforeApplied);
+        self.confirmed.front().is_some_and(|(index, _)| is_met(*index))
     }
 
     /// Takes out reads that may be served now that everything up to `applied` is applied.

@@ -37,10 +37,11 @@ use crate::pending::Pending;
 use crate::reads::Reads;
 use crate::request::{Refusal, Request};
 use crate::status::PublishedStatus;
+use flotilla_mutation::{Mutation, planted};
 use flotilla_raft::{self as raft, Index, Position, Raft, ReplicaId, Time};
 use flotilla_storage::GroupId;
 use flotilla_storage::journal::LogEntry;
-use flotilla_storage::store::{Frozen, Shard};
+use flotilla_storage::store::{Frozen, Shard, View};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +131,8 @@ impl Replica {
     /// A replica that starts from what the disk holds.
     pub fn new(start: ReplicaStart, now: Now) -> Replica {
         let ReplicaStart { meta, shard, applied, raft, restored, log_bytes, options } = start;
-        let (group, id, suspect) = (meta.descriptor.group, raft.id, raft.suspect);
+        let (group, id) = (meta.descriptor.group, raft.id);
+        let suspect = raft.suspect && !planted(Mutation::SuspectVotes);
         let rows_lost = restored.needs_snapshot;
         assert!(
             rows_lost || restored.applied == applied.index,
@@ -188,6 +190,11 @@ impl Replica {
     /// replica that [`Replica::has_waiting`] in any case.
     pub fn next_tick(&self) -> Time {
         self.raft.next_tick()
+    }
+
+    /// The rows as they are now, for whoever compares replicas.
+    pub fn view(&self) -> View {
+        self.machine.shard().view()
     }
 
     /// True for one replica of the group: the one that leads if nothing speaks against it. Groups

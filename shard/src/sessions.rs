@@ -16,6 +16,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::command::{CommandFailure, Origin, WriteOutcome};
+use flotilla_mutation::{Mutation, planted};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A session that has not been heard of for this long is forgotten.
@@ -99,7 +100,8 @@ impl SessionTable {
         }
         let Some(session) = self.sessions.get(&key(origin)) else {
             let watermark_ms = self.watermark_ms;
-            if origin.session_born_ms <= watermark_ms {
+            let may_be_known = origin.session_born_ms <= watermark_ms;
+            if may_be_known && !planted(Mutation::AdmitEvictedSession) {
                 return Seen::Refused(CommandFailure::SessionExpired { watermark_ms });
             }
             return match origin.sequence < origin.lowest_unacknowledged {

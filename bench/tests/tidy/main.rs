@@ -1,9 +1,11 @@
 //! The walls between the crates and the habits of the code, as a test.
 //!
 //! A rule that nobody checks decays. These are checked on every run, over the files as they are:
-//! which crate may depend on which and touch what ([`walls`]), and how files look ([`habits`]).
+//! which crate may depend on which and touch what ([`walls`]), how files look ([`habits`]), and what
+//! a build contains if nobody asks for more ([`features`]).
 //! What is wrong today and known stands in [`EXCEPTIONS`], which may only shrink.
 
+mod features;
 mod habits;
 mod report;
 mod source;

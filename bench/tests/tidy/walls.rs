@@ -7,13 +7,17 @@ use crate::source::{Source, has_word};
 use crate::tree::{Package, Tree};
 
 /// For each package: the packages of the workspace that it may depend on.
-const ARROWS: [(&str, &[&str]); 6] = [
-    ("flotilla-raft", &[]),
-    ("flotilla-storage", &[]),
-    ("flotilla-shard", &["flotilla-raft", "flotilla-storage"]),
-    ("flotilla-router", &["flotilla-shard"]),
+const ARROWS: [(&str, &[&str]); 7] = [
+    ("flotilla-mutation", &[]),
+    ("flotilla-raft", &["flotilla-mutation"]),
+    ("flotilla-storage", &["flotilla-mutation"]),
+    ("flotilla-shard", &["flotilla-mutation", "flotilla-raft", "flotilla-storage"]),
+    ("flotilla-router", &["flotilla-mutation", "flotilla-shard"]),
     ("flotilla", &["flotilla-router", "flotilla-shard", "flotilla-storage"]),
-    ("flotilla-bench", &["flotilla"]),
+    (
+        "flotilla-bench",
+        &["flotilla", "flotilla-mutation", "flotilla-router", "flotilla-shard", "flotilla-storage"],
+    ),
 ];
 
 /// Crates from outside that only these packages may depend on, and why.
@@ -33,7 +37,7 @@ const CONFINED: [(&str, &[&str], &str); 8] = [
 ];
 
 /// All that consensus may use: it gets time, randomness and storage handed in.
-const RAFT_DEPENDENCIES: [&str; 2] = ["bytes", "thiserror"];
+const RAFT_DEPENDENCIES: [&str; 3] = ["bytes", "flotilla-mutation", "thiserror"];
 
 /// Files that must stay free of IO, clocks, threads and random order, besides all of
 /// `shard/raft/src`: they are what a simulation replays byte for byte.

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use flotilla_mutation::{Mutation, planted};
+
 use crate::{
     fetching::Fetching,
     install::Rows,
@@ -62,12 +64,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(options: Options, mut restored: Restored, now: Time) -> Self {
+    pub(crate) fn new(mut options: Options, mut restored: Restored, now: Time) -> Self {
         let found = restored.clone();
         if let Err(error) = restored.validate() {
             assert!(options.suspect, "this replica must be opened as suspect: {error}");
             restored = salvage(restored);
         }
+        options.suspect &= !planted(Mutation::SuspectVotes);
         assert!(options.id.0 != 0, "replica ids start at 1");
         let HardState { term, vote, commit, installing } = restored.hard_state;
         // Rows that are lost say nothing; everything up to the base was applied once.
@@ -147,6 +150,11 @@ impl Core {
         if !self.options.suspect {
             self.persistence.hard_state_changed();
         }
+    }
+
+    /// Forgets whom the vote of this term went to: a planted bug.
+    pub(crate) fn forget_vote(&mut self) {
+        self.vote = None;
     }
 
     /// Gives this term's vote to `candidate`. `wished`: the leader of the term before wishes so.
@@ -233,7 +241,12 @@ impl Core {
             self.cast_vote(now, from, transfer);
         }
         let term = if granted && pre { term } else { self.term };
-        self.send(from, Message::Vote { term, pre, granted }, Needs::HardState);
+        let vote = Message::Vote { term, pre, granted };
+        if planted(Mutation::AnswerVoteBeforeDurable) {
+            self.send_now(from, vote);
+        } else {
+            self.send(from, vote, Needs::HardState);
+        }
         granted && !pre
     }
 
@@ -268,7 +281,8 @@ impl Core {
             return Vec::new();
         }
         let bytes_max = self.options.limits.apply_bytes_max;
-        let entries = self.log.read(self.applied.next(), self.commit, usize::MAX, bytes_max, true);
+        let to = self.applies_to();
+        let entries = self.log.read(self.applied.next(), to, usize::MAX, bytes_max, true);
         if let Some(entry) = entries.last() {
             self.applied = entry.index;
         }
@@ -277,7 +291,12 @@ impl Core {
 
     /// True if committed entries wait to be handed out, and somebody takes them.
     pub(crate) fn is_apply_behind(&self) -> bool {
-        !self.apply_paused && self.applied < self.commit && self.rows.are_usable()
+        !self.apply_paused && self.applied < self.applies_to() && self.rows.are_usable()
+    }
+
+    /// The last entry that may be handed out for applying.
+    fn applies_to(&self) -> Index {
+        if planted(Mutation::ApplyBeyondCommit) { self.log.last().index } else { self.commit }
     }
 
     /// Shrinks the cached tail to its limit. What is not durable or not committed stays: nobody
@@ -289,7 +308,9 @@ impl Core {
 
     /// A read id that was never given before.
     pub(crate) fn next_read_id(&mut self) -> ReadId {
-        self.reads_issued.0 += 1;
+        if !planted(Mutation::ReuseReadId) {
+            self.reads_issued.0 += 1;
+        }
         self.reads_issued
     }
 

@@ -5,6 +5,8 @@
 //! `received` is as far as this leader's messages have proven the logs to agree; the commit index
 //! follows the leader's only that far.
 
+use flotilla_mutation::{Mutation, planted};
+
 use crate::{
     core::Core,
     message::{AppendOutcome, Message},
@@ -101,8 +103,9 @@ impl Node<Follower> {
         let core = &mut self.core;
         let last = Index(prev.index.0 + entries.len() as u64);
         // Before the base everything is committed, so this leader has it too.
-        let agrees =
-            prev.index < core.log.base().index || core.log.term_at(prev.index) == Some(prev.term);
+        let is_below =
+            prev.index < core.log.base().index && !planted(Mutation::CompactedPrevIsConflict);
+        let agrees = is_below || core.log.term_at(prev.index) == Some(prev.term);
         let outcome = if agrees {
             if take_entries(core, entries).is_err() {
                 core.violations += 1;
@@ -112,7 +115,7 @@ impl Node<Follower> {
             core.commit_to(commit.min(self.role.received));
             AppendOutcome::Accepted { matched: self.role.received }
         } else {
-            if prev.index <= core.commit() {
+            if prev.index <= core.commit() && !planted(Mutation::CompactedPrevIsConflict) {
                 core.violations += 1;
                 return;
             }
@@ -121,6 +124,9 @@ impl Node<Follower> {
             AppendOutcome::Rejected { prev: prev.index, hint, first }
         };
         let needs = match outcome {
+            AppendOutcome::Accepted { .. } if planted(Mutation::AcknowledgeUnsynced) => {
+                Needs::HardState
+            }
             AppendOutcome::Accepted { .. } => Needs::Log,
             AppendOutcome::Rejected { .. } => Needs::HardState,
         };
@@ -136,6 +142,13 @@ struct Contradiction;
 fn take_entries(core: &mut Core, entries: Vec<Entry>) -> Result<(), Contradiction> {
     let base = core.log.base().index;
     let mut last = core.log.last().index;
+    if planted(Mutation::TruncateWithoutConflict)
+        && let Some(first) = entries.first()
+    {
+        let from = first.index.max(core.commit().next());
+        core.truncate(from);
+        last = last.min(from.previous());
+    }
     for entry in entries {
         if entry.index <= base {
             continue;

@@ -16,6 +16,8 @@
 //! Invariants: only followers install, and a replica that installs does not campaign; the swap is asked
 //! for once, and only when the intent is durable.
 
+use flotilla_mutation::{Mutation, planted};
+
 use crate::{
     core::Core,
     types::{Index, Position},
@@ -82,7 +84,8 @@ impl Core {
 
     /// The snapshot that is to be swapped in now, once.
     pub(crate) fn take_install(&mut self) -> Option<Position> {
-        let durable = self.persistence.is_hard_state_durable();
+        let durable =
+            self.persistence.is_hard_state_durable() || planted(Mutation::InstallBeforeIntent);
         let installing = self.rows.installing.as_mut()?;
         if installing.asked || !durable {
             return None;

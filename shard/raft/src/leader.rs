@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_mutation::{Mutation, planted};
 
 use crate::{
     core::Core,
@@ -74,8 +75,11 @@ impl Node<Candidate> {
         let others = core.voters.ids().iter().copied().filter(|voter| *voter != id);
         let followers = others.map(|voter| Progress::new(voter, next, now)).collect();
         let entry = Entry { index: next, term: core.term(), payload: Bytes::new() };
-        let uncommitted_bytes = entry.bytes();
-        core.log.append(entry);
+        let mut uncommitted_bytes = 0;
+        if !planted(Mutation::SkipEmptyEntry) {
+            uncommitted_bytes = entry.bytes();
+            core.log.append(entry);
+        }
         core.log.drop_window();
         let role = Leader {
             followers,
@@ -214,7 +218,9 @@ impl Node<Leader> {
         let own = core.is_voter().then(|| core.persisted());
         let matched = self.role.followers.iter().map(Progress::matched).chain(own);
         let reached = core.voters.quorum_value(matched);
-        if reached <= core.commit() || core.log.term_at(reached) != Some(core.term()) {
+        let is_own = core.log.term_at(reached) == Some(core.term())
+            || planted(Mutation::CountOldTermEntries);
+        if reached <= core.commit() || !is_own {
             return;
         }
         let mut index = core.commit().next().max(self.role.term_start);
@@ -236,10 +242,15 @@ impl Node<Leader> {
         }
     }
 
-    /// Gives the waiting reads a round of their own. They wait until an entry of this term is
-    /// committed: before that, the commit index may lag behind what an earlier leader committed.
+    /// True if an entry of this term is committed: before that, the commit index may lag behind what
+    /// an earlier leader committed.
+    pub(crate) fn knows_commit(&self) -> bool {
+        self.core.commit() >= self.role.term_start || planted(Mutation::SkipEmptyEntry)
+    }
+
+    /// Gives the waiting reads a round of their own, once it is known what was committed.
     pub(crate) fn begin_reads(&mut self, now: Time) {
-        if !self.role.reads.is_waiting() || self.core.commit() < self.role.term_start {
+        if !self.role.reads.is_waiting() || !self.knows_commit() {
             return;
         }
         self.begin_round(now);

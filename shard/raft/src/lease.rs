@@ -24,6 +24,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use flotilla_mutation::{Mutation, planted};
+
 use crate::{
     core::Core,
     leader::Leader,
@@ -41,6 +43,9 @@ const PPM: u128 = 1_000_000;
 
 /// The longest lease that may rest on a promise of this length.
 pub(crate) fn lease_length(promise: Duration, clock_drift_max_ppm: u32) -> Duration {
+    if planted(Mutation::LeaseBeyondDrift) {
+        return promise;
+    }
     let drift = u128::from(clock_drift_max_ppm).min(PPM);
     let length = promise.as_nanos() * (PPM - drift) / (PPM + drift);
     Duration::from_nanos(u64::try_from(length).unwrap_or(u64::MAX))
@@ -89,6 +94,9 @@ impl Core {
     /// it again. One that has never known a term, or has nobody to promise anything to, has not.
     pub(crate) fn promise_again(&mut self, restored: &Restored, now: Time) {
         let is_new = *restored == Restored::default();
+        if planted(Mutation::ForgetPromiseOnRestart) {
+            return;
+        }
         if !is_new && self.voters.ids().len() > 1 {
             self.make_promise(now);
         }
@@ -129,8 +137,9 @@ impl Node<Leader> {
     pub(crate) fn lease(&self) -> Option<Time> {
         let (core, role) = (&self.core, &self.role);
         let reads = core.options.leases.is_some_and(|leases| leases.reads);
-        let stays = role.transfer.is_none() && !role.asked_to_take_over;
-        let knows = core.commit() >= role.term_start;
+        let stays = (role.transfer.is_none() && !role.asked_to_take_over)
+            || planted(Mutation::LeaseWhileTransferring);
+        let knows = self.knows_commit() || planted(Mutation::LeaseBeforeCommit);
         (reads && stays && knows).then_some(role.lease_until)
     }
 

@@ -8,6 +8,8 @@
 //!      └── leader of this term, higher term, refused by a quorum ──┴── higher term, quorum lost
 //! ```
 
+use flotilla_mutation::{Mutation, planted};
+
 use crate::{
     core::Core,
     message::Message,
@@ -131,6 +133,8 @@ impl<R: Leave> Node<R> {
         assert!(leader != Some(core.id()), "following itself");
         if term > core.term() {
             core.adopt_term(term);
+        } else if planted(Mutation::ResetVoteOnEqualTerm) {
+            core.forget_vote();
         }
         let waited = role.deadline();
         role.leave(&mut core, leader);

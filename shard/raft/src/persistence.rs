@@ -13,6 +13,8 @@
 
 use std::collections::VecDeque;
 
+use flotilla_mutation::{Mutation, planted};
+
 use crate::{
     message::{AppendOutcome, Message},
     ready::Envelope,
@@ -96,6 +98,9 @@ impl Persistence {
         let kept = from.previous();
         self.unsaved = self.unsaved.min(from);
         self.persisted = self.persisted.min(kept);
+        if planted(Mutation::CountStalePersistence) {
+            return;
+        }
         for write in self.writes.iter_mut().rev() {
             if write.proves <= kept {
                 break;
@@ -151,6 +156,9 @@ impl Persistence {
             let write = self.writes.pop_front().expect("just seen");
             assert!(write.proves >= self.persisted, "a completed write proves less than before");
             self.persisted = write.proves;
+            if planted(Mutation::CountStalePersistence) {
+                self.persisted = self.persisted.min(self.unsaved.previous());
+            }
         }
         assert!(self.persisted < self.unsaved, "durable before it was written");
         outbox.extend(
@@ -171,6 +179,7 @@ impl Persistence {
             Needs::Log => self.hard_state_changed || self.unsaved <= last,
         };
         let ticket = match needs {
+            _ if changed && planted(Mutation::ReleaseOnOlderTicket) => self.issued,
             _ if changed => Ticket(self.issued.0 + 1),
             Needs::HardState => self.hard_state_ticket,
             Needs::Log => self.issued,

@@ -9,6 +9,8 @@
 
 use std::collections::VecDeque;
 
+use flotilla_mutation::{Mutation, planted};
+
 use crate::types::{Index, ReadId, Round};
 
 #[derive(Default)]
@@ -40,7 +42,10 @@ impl Reads {
     /// Takes the next read whose round a quorum has answered.
     pub(crate) fn confirmed(&mut self, round: Round) -> Option<(ReadId, Index)> {
         match self.confirming.front() {
-            Some((asked, ..)) if *asked <= round => {
+            Some((asked, ..))
+                if *asked <= round
+                    || (planted(Mutation::CountStaleRound) && asked.0 <= round.0 + 1) =>
+            {
                 self.confirming.pop_front().map(|(_, index, id)| (id, index))
             }
             _ => None,

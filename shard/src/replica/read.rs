@@ -18,6 +18,7 @@ use crate::effects::{Effects, Now, Observed, answer, refuse};
 use crate::reads::ReadRequest;
 use crate::request::{Consistency, Refusal, Reply};
 use crate::serve::{self, Served};
+use flotilla_mutation::{Mutation, planted};
 use flotilla_raft::{self as raft, Index, Time};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -102,7 +103,8 @@ impl Replica {
     /// This replica leads for certain, and nothing beyond `index` was committed when the read arrived.
     fn read_by_lease(&mut self, now: &Now, index: Index, read: ReadRequest, effects: &mut Effects) {
         effects.reads_by_lease += 1;
-        if index <= self.applying.applied().index {
+        let is_applied = index <= self.applying.applied().index;
+        if is_applied || planted(Mutation::ReadBeforeApplied) {
             let read_time_ms = self.read_time_ms(now);
             self.serve(now, read, read_time_ms, effects);
         } else {

@@ -16,7 +16,9 @@ use super::metrics::{OUT, SnapshotMetrics};
 use super::rate::Rate;
 use super::sender::{Bounds, Ending, Sender, Step};
 use crate::descriptor::NodeId;
+use crate::machine::ShardMeta;
 use bytes::Bytes;
+use flotilla_mutation::{Mutation, planted};
 use flotilla_raft::{Position, ReplicaId, Term};
 use flotilla_storage::{GroupId, KeyRange};
 use std::collections::{BTreeMap, VecDeque};
@@ -213,6 +215,9 @@ impl Outgoing {
                 let (sender, question) = Sender::new(offer, node, self.bounds, now);
                 running.sender = Some(sender);
                 (running.version, running.meta) = (version, meta);
+                if planted(Mutation::SnapshotWithoutSessions) {
+                    running.meta = ShardMeta::without_sessions(&running.meta);
+                }
                 self.tell_pins(group, out);
                 out.push(Action::Say(node, question));
             }

@@ -3,6 +3,8 @@
 //! Pure functions over byte slices. Decoding takes bytes from a disk that may be damaged or
 //! hostile: it checks everything and never panics.
 
+use flotilla_mutation::{Mutation, planted};
+
 use super::options::BLOCK_BYTES;
 use crate::GroupId;
 
@@ -170,7 +172,7 @@ impl Header {
         };
         if header.is_consistent()
             && bytes[116..].iter().all(|byte| *byte == 0)
-            && header.segment == segment
+            && (header.segment == segment || planted(Mutation::ParseRecycledBytes))
             && header.offset as usize == start
             && start + header.length as usize <= content.len()
         {

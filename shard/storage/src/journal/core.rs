@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use flotilla_mutation::{Mutation, planted};
 use parking_lot::RwLock;
 
 use super::batch::{FLAG_RESET, Kind, batch_bytes};
@@ -173,7 +174,10 @@ impl Journal {
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.check_running()?;
         // A round is synced as a whole: half of one must never count as proven.
-        let result = self.write_sealed().and_then(|()| self.sync_and_free());
+        let mut result = self.write_sealed();
+        if !planted(Mutation::AcknowledgeBeforeSync) {
+            result = result.and_then(|()| self.sync_and_free());
+        }
         self.stop_on_error(result)
     }
 

@@ -11,6 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use flotilla_mutation::{Mutation, planted};
+
 use super::reserve::Reserve;
 use super::{BLOCK_BYTES, JournalError, JournalOptions};
 use crate::fs::{File, FileSystem};
@@ -267,7 +269,7 @@ impl Segments {
             let (from, to) = (self.path(segment.number), self.path(number));
             self.fs
                 .rename(&from, &to)
-                .and_then(|()| self.fs.sync_dir(&self.dir))
+                .and_then(|()| sync_dir(self.fs.as_ref(), &self.dir))
                 .map_err(|error| JournalError::io("recycling", from, &error))?;
             segment.number = number;
             self.next = Some((segment, self.segment_bytes));
@@ -418,8 +420,16 @@ fn create(
         let _ = fs.remove(&path);
         return Err(failed("sync", &error));
     }
-    fs.sync_dir(dir).map_err(|error| JournalError::io("directory sync", dir, &error))?;
+    sync_dir(fs, dir).map_err(|error| JournalError::io("directory sync", dir, &error))?;
     Ok(Segment { number, file, bytes, first_batch: 0, first_record: 0 })
+}
+
+/// Makes the names of files durable.
+fn sync_dir(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+    if planted(Mutation::ForgetDirectorySync) {
+        return Ok(());
+    }
+    fs.sync_dir(dir)
 }
 
 pub(super) fn full_or_io(

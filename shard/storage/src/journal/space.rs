@@ -3,6 +3,8 @@
 //! All of it runs on the writer: between the check that a record is live and its copy nothing can
 //! supersede it. A copy keeps the original's order, so replay never prefers it to anything newer.
 
+use flotilla_mutation::{Mutation, planted};
+
 use super::batch::{Kind, u32_at};
 use super::index::{Item, Location, Run, Slot};
 use super::reader::{PayloadError, read_payload};
@@ -77,7 +79,7 @@ impl Journal {
         while let Some(oldest) = self.segments.oldest_sealed() {
             let number = oldest.number;
             let mut shared = self.shared.write();
-            if shared.space.usage(number).live_records > 0 {
+            if shared.space.usage(number).live_records > dispensable_records() {
                 return;
             }
             shared.files.remove(&number);
@@ -206,7 +208,7 @@ impl Journal {
                     self.stage_bytes(
                         group,
                         kind,
-                        Some(item.order),
+                        order_of_copy(item.order),
                         item.first,
                         item.flags,
                         &payload,
@@ -240,7 +242,7 @@ impl Journal {
             kind: Kind::Entries,
             flags: 0,
             previous: 0,
-            order: Some(run.order),
+            order: order_of_copy(run.order),
             first: run.first,
             count: (to - from) as u16,
         };
@@ -292,6 +294,16 @@ impl Journal {
         }
         self.stage_suspect(group);
     }
+}
+
+/// How many live records a segment may have that is freed: none.
+fn dispensable_records() -> u64 {
+    if planted(Mutation::FreeLiveSegment) { 3 } else { 0 }
+}
+
+/// A copy counts as old as its original.
+fn order_of_copy(original: u64) -> Option<u64> {
+    (!planted(Mutation::CopySupersedesNewer)).then_some(original)
 }
 
 fn slot_kind(slot: Slot) -> Kind {

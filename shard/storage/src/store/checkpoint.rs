@@ -17,6 +17,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flotilla_mutation::{Mutation, planted};
+
 use super::Store;
 use super::base_read::row_table;
 use super::error::{StoreError, guarded};
@@ -64,6 +66,10 @@ impl Store {
         let metrics = self.metrics();
         let timer = metrics.checkpoint_duration_seconds.start_timer();
         let written_before = self.base().written_bytes();
+        if planted(Mutation::DropFrozenBeforePublish) {
+            frozen.iter().for_each(|frozen| frozen.shared.retire(&frozen.memtable));
+            self.merged().trim();
+        }
         let result = self.commit_until_certain(&frozen, &mut report);
         metrics.checkpoint_bytes_total.inc_by(self.base().written_bytes() - written_before);
         let merged = match result {
@@ -86,7 +92,9 @@ impl Store {
             if let Some((rows, tally)) = shards.get(&frozen.group()) {
                 frozen.shared.learn(*rows, *tally);
             }
-            frozen.shared.retire(&frozen.memtable);
+            if !planted(Mutation::DropFrozenBeforePublish) {
+                frozen.shared.retire(&frozen.memtable);
+            }
         }
         self.merged().trim();
         report.damaged.extend(merged.damaged);

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
+use flotilla_mutation::{Mutation, planted};
 
 use super::base_read::row_table;
 use super::chunk::{self, Digest};
@@ -349,6 +350,9 @@ impl Loading {
                 old.keep_snapshot(before.clone());
             }
             base.set_swapping(Some(state.clone()));
+            if planted(Mutation::InstallInTwoHalves) {
+                record_without_rows(store, &state)?;
+            }
             base.commit(|transaction, current| {
                 let recording = |error| StoreError::database("record a shard", error);
                 transaction
@@ -371,6 +375,22 @@ impl Loading {
         assert!(before.state(self.group) == Some(&state), "the swap was published");
         Ok(Shard::new(store, self.range.clone(), &state))
     }
+}
+
+/// Records a shard as if it had no rows, in a commit of its own: a planted bug.
+fn record_without_rows(store: &Store, state: &ShardState) -> Result<(), StoreError> {
+    let half = ShardState { rows: 0, bytes: 0, extents: Vec::new(), ..state.clone() };
+    store.base().commit(|transaction, current| {
+        let recording = |error| StoreError::database("record a shard", error);
+        transaction
+            .open_table(SHARDS_TABLE)
+            .map_err(|error| StoreError::database("record a shard", error))?
+            .insert(half.group.0, &half.encode()[..])
+            .map_err(recording)?;
+        let (group, table_next) = (half.group, current.table_next);
+        let states = vec![Arc::new(half.clone())];
+        Ok(Committed { states, swapped: Some(group), table_next, ..Committed::default() })
+    })
 }
 
 /// True if the table is not, and never again will be, what was written.

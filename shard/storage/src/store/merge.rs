@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use flotilla_mutation::{Mutation, planted};
 use parking_lot::RwLockReadGuard;
 use redb::WriteTransaction;
 
@@ -204,9 +205,13 @@ impl Merger<'_> {
         self.release(old_extents);
         self.merged.rows += tally.puts + tally.deletes;
         self.merged.shards.push((group, rows, tally));
+        let applied = match planted(Mutation::CheckpointWithoutAppliedIndex) {
+            true => before.map_or((0, 0), |state| state.applied),
+            false => newest.applied,
+        };
         Ok(Some(ShardState {
             group,
-            applied: newest.applied,
+            applied,
             version: newest.version,
             rows,
             bytes,

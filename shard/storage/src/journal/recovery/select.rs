@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_mutation::{Mutation, planted};
+
 use super::super::batch::Header;
 use super::scan::{ScannedBatch, ScannedSegment};
 
@@ -76,6 +78,9 @@ pub(super) fn select(segments: Vec<ScannedSegment>) -> Selected {
     selected.oldest_record = newest.oldest_record;
     selected.synced_through =
         owned.values().map(|batch| batch.header.synced_through).max().unwrap_or(0);
+    if planted(Mutation::CorruptionIsTornTail) {
+        selected.synced_through = 0;
+    }
     let mut walk = Walk {
         next_record: newest.oldest_record,
         open_gap: None,
@@ -136,6 +141,9 @@ impl Walk {
     fn boot(&mut self, boot: &Owned, oldest: u64, owned: &mut BTreeMap<u64, ScannedBatch>) {
         let synced = self.selected.synced_through;
         let mut expected = boot.first.max(oldest);
+        if planted(Mutation::ParseRecycledBytes) {
+            expected = boot.first;
+        }
         while !self.is_cut && expected <= boot.last {
             let found = owned.range(expected..=boot.last).next().map(|(sequence, _)| *sequence);
             // Everything from here to the next batch found is missing.
@@ -152,7 +160,8 @@ impl Walk {
             }
             let batch = owned.remove(&expected).expect("just found");
             let chains = self.chains(&batch.header);
-            if !(chains && batch.is_whole()) && expected > synced {
+            let is_unproven = expected > synced && !planted(Mutation::TornTailIsCorruption);
+            if !(chains && batch.is_whole()) && is_unproven {
                 self.selected.torn_bytes += u64::from(batch.header.length);
                 self.is_cut = true;
                 return;

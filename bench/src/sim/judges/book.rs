@@ -34,6 +34,8 @@ pub(super) struct Book {
     /// Term and vote on its disk.
     pub(super) hard_state: (u64, Option<u64>),
     pub(super) committed: u64,
+    /// What it committed first of all in this step of it.
+    pub(super) commits: Option<Position>,
     pub(super) applied: u64,
     pub(super) suspect: bool,
     /// Somebody tells of this replica's writes, so that `durable` means something.
@@ -142,6 +144,7 @@ impl Book {
         self.durable = self.last();
         self.held = self.held.max(self.durable);
         self.committed = 0;
+        self.commits = None;
         self.term = 0;
     }
 }

@@ -12,6 +12,12 @@ use super::{Position, Replica, Rule, Violation};
 impl Case {
     /// `replica` leads in `term`.
     pub(super) fn leads(&mut self, replica: Replica, term: u64) -> Result<(), Violation> {
+        if let Some(at) = self.book(replica).commits.take()
+            && at.term < term
+        {
+            let text = format!("leads in term {term} and commits {at} first of all");
+            return Err(self.broken(Rule::OwnTerm, replica, &text));
+        }
         match self.leaders.get(&term) {
             Some(other) if *other == replica => return Ok(()),
             Some(other) => {
@@ -72,6 +78,7 @@ impl Case {
             let (term, hash) = (noted.term, noted.hash);
             self.chain.add(index, Link { term, hash, committed_in: at.term, by: replica });
         }
+        self.book(replica).commits = Some(at);
         self.must_be_durable(replica, at)?;
         self.later_leaders_have(at)
     }

@@ -102,6 +102,19 @@ impl Case {
         Ok(())
     }
 
+    /// A refusal of an append behind `prev` leaves.
+    pub(super) fn refused(&mut self, replica: Replica, prev: u64) -> Result<(), Violation> {
+        let committed = self.book(replica).committed;
+        if prev > committed {
+            return Ok(());
+        }
+        let text = format!(
+            "refuses an append behind {prev}, knowing that {committed} is committed: every leader \
+             agrees there"
+        );
+        Err(self.broken(Rule::LogMatching, replica, &text))
+    }
+
     /// The disk of `replica` was opened again.
     pub(super) fn reopened(
         &mut self,

@@ -90,10 +90,13 @@ impl Judges {
         });
     }
 
-    /// `replica` is in `term`. Told before its log changes, it tells a rightful cut from a wrong one.
+    /// `replica` is in `term`, and a step of it follows. Told before its log changes, it tells a
+    /// rightful cut from a wrong one.
     pub fn term(&mut self, group: Group, replica: Replica, term: u64) {
         self.note(group, |case| {
-            case.book(replica).term = term;
+            let book = case.book(replica);
+            book.term = term;
+            book.commits = None;
             Ok(())
         });
     }
@@ -148,6 +151,11 @@ impl Judges {
     /// `replica` tells the leader of `term` that it has its log durably up to `matched`.
     pub fn acknowledged(&mut self, group: Group, replica: Replica, term: u64, matched: u64) {
         self.note(group, |case| case.acknowledged(replica, term, matched));
+    }
+
+    /// `replica` tells the leader of its term that its log does not agree with the leader's at `prev`.
+    pub fn refused(&mut self, group: Group, replica: Replica, prev: u64) {
+        self.note(group, |case| case.refused(replica, prev));
     }
 
     /// `replica` knows that everything up to entry `index`, of `term`, is committed.

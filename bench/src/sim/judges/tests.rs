@@ -249,6 +249,39 @@ fn committed_means_on_the_disks_of_a_quorum() {
     court.well();
 }
 
+#[test]
+fn a_leader_counts_for_its_own_term_only() {
+    let later = |term| {
+        let mut court = Court::in_office();
+        court.has(A, &[(3, 1)]);
+        court.has(C, &[(3, 1)]);
+        court.judges.term(GROUP, C, 2);
+        court.judges.leads(GROUP, C, 2);
+        court.judges.term(GROUP, C, 2);
+        if term == 2 {
+            court.has(A, &[(4, 2)]);
+            court.has(C, &[(4, 2)]);
+            court.judges.committed(GROUP, C, 4, 2);
+        } else {
+            court.judges.committed(GROUP, C, 3, 1);
+        }
+        court.judges.leads(GROUP, C, 2);
+        court
+    };
+    later(2).well();
+    later(1).breaks(Rule::OwnTerm, "commits 3 of term 1");
+}
+
+#[test]
+fn what_is_committed_is_not_refused() {
+    let mut court = Court::in_office();
+    court.has(B, &[(3, 1)]);
+    court.judges.refused(GROUP, B, 3);
+    let mut court = court.well();
+    court.judges.refused(GROUP, B, 2);
+    court.breaks(Rule::LogMatching, "behind 2");
+}
+
 /// A write that was overwritten before it was done proves nothing about what took its place.
 #[test]
 fn a_late_sync_of_overwritten_entries_does_not_count() {

@@ -11,6 +11,8 @@ pub enum Rule {
     OneLeader,
     /// Two logs with an entry of one position agree on everything up to it, and have no holes.
     LogMatching,
+    /// A leader counts replicas for entries of its own term only; earlier ones follow from them.
+    OwnTerm,
     /// A leader has every entry that was committed in earlier terms.
     LeaderCompleteness,
     /// All replicas have the same command at an index, apply each once, in order, when committed.
@@ -42,6 +44,7 @@ impl Rule {
         match self {
             Rule::OneLeader => "one leader",
             Rule::LogMatching => "log matching",
+            Rule::OwnTerm => "own term",
             Rule::LeaderCompleteness => "leader completeness",
             Rule::StateMachineSafety => "state machine safety",
             Rule::CommittedIsKept => "committed is kept",

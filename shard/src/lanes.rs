@@ -44,7 +44,7 @@ pub struct LaneOptions {
     /// How often a lane looks at the clock for its groups.
     pub tick_interval: Duration,
     /// All memtables are handed to a checkpoint when together they hold this many bytes, or when a
-    /// restart would have to apply twice as many bytes of commands again.
+    /// restart would have to apply four times as many bytes of commands again.
     pub memtable_bytes_max: u64,
     /// And when the last time was this long ago.
     pub checkpoint_age_max: Duration,

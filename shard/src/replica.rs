@@ -51,6 +51,11 @@ use install::Snapshots;
 use log_size::LogSize;
 use read::{Currency, Unconfirmed};
 
+/// So much longer than full memtables the log may get until they are merged. A merge writes each row
+/// that was touched once, however often it was: what it costs beside rows that are overwritten all
+/// the time depends on how often it happens. What a restart applies again is the price.
+const REPLAYED_PER_MERGED: u64 = 4;
+
 /// How replicas behave, apart from Raft's own options.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaOptions {
@@ -221,10 +226,11 @@ impl Replica {
     }
 
     /// How much speaks for a checkpoint, in bytes of memtable: the rows that are not frozen yet,
-    /// or half of the commands that a restart would apply again, whichever is more. Rows that
-    /// are overwritten again and again take no memory, but they take time at a restart.
+    /// or a part ([`REPLAYED_PER_MERGED`]) of the commands that a restart would apply again,
+    /// whichever is more. Rows that are overwritten again and again take no memory, but they take
+    /// time at a restart.
     pub fn checkpoint_pressure_bytes(&self) -> u64 {
-        self.machine.shard().active_bytes().max(self.applying.replay_bytes() / 2)
+        self.machine.shard().active_bytes().max(self.applying.replay_bytes() / REPLAYED_PER_MERGED)
     }
 
     /// True if something has happened since the last turn that another one must attend to. Reads that

@@ -12,7 +12,8 @@
 //! * [`cluster`] starts, kills and restarts server processes.
 //! * [`failover`] kills a leader under load and [`crash`] kills every node; both prove with
 //!   [`register`]s that nothing acknowledged was lost.
-//! * [`sim`] replays simulated lives of clusters.
+//! * [`sim`] replays simulated lives of clusters; [`spec_trace`] writes what the Raft core does in the
+//!   words of a specification.
 //! * [`increments`] asks whether everything counts once while leaders die and [`proxy`]s harm the
 //!   network; [`absence`] repairs a node that was away; [`endurance`], [`overload`] and [`edges`]
 //!   look for what grows, starves or stalls, with a [`probe`] and [`sampling`].
@@ -54,6 +55,7 @@ pub mod run;
 pub mod sampling;
 pub mod scale;
 pub mod sim;
+pub mod spec_trace;
 pub mod target;
 pub mod verify;
 pub mod workload;

@@ -59,6 +59,8 @@ enum Command {
     Overload(overload::OverloadArgs),
     /// Large values among small ones, clients that do not read, clients that come and go.
     Edges(edges::EdgesArgs),
+    /// Write what Raft replicas do as events of etcd's TLA+ specification.
+    SpecTrace(flotilla_bench::spec_trace::SpecTraceArgs),
     /// Judge a recorded history: is every key linearizable? Exit codes: 0 yes, 1 no, 2 the file is no
     /// history, 3 gave up.
     Check(check::CheckArgs),
@@ -91,6 +93,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
     match &command {
         Command::Check(args) => return Ok(check::run(args)),
         Command::ServeNode(args) => return Ok(serve_node(args)),
+        Command::SpecTrace(args) => return flotilla_bench::spec_trace::run(args),
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
@@ -140,6 +143,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Overload(args) => overload::run(&args).await,
         Command::Edges(args) => edges::run(&args).await,
         Command::Check(_) | Command::ServeNode(_) => unreachable!("they need no runtime"),
+        Command::SpecTrace(_) => unreachable!("it needs no runtime"),
         Command::ProbeDisk(args) => disk::run(&args).map(|()| true),
     };
     Ok(if well? { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -102,15 +102,19 @@ impl Case {
         Ok(())
     }
 
-    /// A refusal of an append behind `prev` leaves.
-    pub(super) fn refused(&mut self, replica: Replica, prev: u64) -> Result<(), Violation> {
-        let committed = self.book(replica).committed;
-        if prev > committed {
+    /// A refusal of an append behind `prev` leaves, whatever was committed since it was written.
+    pub(super) fn refused(
+        &mut self,
+        replica: Replica,
+        prev: u64,
+        hint: u64,
+    ) -> Result<(), Violation> {
+        if hint <= prev {
             return Ok(());
         }
         let text = format!(
-            "refuses an append behind {prev}, knowing that {committed} is committed: every leader \
-             agrees there"
+            "refuses an append behind {prev} because of its entry {hint}: what lies before its base \
+             is committed, and in every leader's log"
         );
         Err(self.broken(Rule::LogMatching, replica, &text))
     }

@@ -153,9 +153,10 @@ impl Judges {
         self.note(group, |case| case.acknowledged(replica, term, matched));
     }
 
-    /// `replica` tells the leader of its term that its log does not agree with the leader's at `prev`.
-    pub fn refused(&mut self, group: Group, replica: Replica, prev: u64) {
-        self.note(group, |case| case.refused(replica, prev));
+    /// `replica` tells the leader of its term that its log does not agree with the leader's at `prev`,
+    /// and that it has entry `hint` at or before it.
+    pub fn refused(&mut self, group: Group, replica: Replica, prev: u64, hint: u64) {
+        self.note(group, |case| case.refused(replica, prev, hint));
     }
 
     /// `replica` knows that everything up to entry `index`, of `term`, is committed.

@@ -273,13 +273,12 @@ fn a_leader_counts_for_its_own_term_only() {
 }
 
 #[test]
-fn what_is_committed_is_not_refused() {
+fn nobody_refuses_what_lies_before_its_base() {
     let mut court = Court::in_office();
-    court.has(B, &[(3, 1)]);
-    court.judges.refused(GROUP, B, 3);
+    court.judges.refused(GROUP, B, 3, 2);
     let mut court = court.well();
-    court.judges.refused(GROUP, B, 2);
-    court.breaks(Rule::LogMatching, "behind 2");
+    court.judges.refused(GROUP, B, 1, 2);
+    court.breaks(Rule::LogMatching, "because of its entry 2");
 }
 
 /// A write that was overwritten before it was done proves nothing about what took its place.

@@ -82,14 +82,30 @@ impl Connection {
 
     /// `INCR key`; the new number comes only with an acknowledgement.
     pub async fn increment(&mut self, key: &[u8]) -> (WriteResult, Option<i64>) {
-        resp::put_command(&mut self.output, &[b"INCR", key]);
+        let number = |reply: Reply<'_>| match reply {
+            Reply::Integer(number) => Some(number),
+            _ => None,
+        };
+        self.write(&[b"INCR", key], number).await
+    }
+
+    /// Any command that writes. `done` says what a reply acknowledges, `None` if it does not; what it
+    /// says comes only with an acknowledgement.
+    pub async fn write<T>(
+        &mut self,
+        command: &[&[u8]],
+        done: impl FnOnce(Reply<'_>) -> Option<T>,
+    ) -> (WriteResult, Option<T>) {
+        resp::put_command(&mut self.output, command);
         let reply = self.exchange(|reply| match reply {
-            Reply::Integer(number) => (WriteResult::Acknowledged, Some(number)),
             Reply::Error(error) => match resp::classify(error) {
                 Refusal::Certain => (WriteResult::Refused(kind(error)), None),
                 Refusal::InDoubt => (WriteResult::InDoubt(kind(error)), None),
             },
-            other => (WriteResult::InDoubt(format!("unexpected reply {other:?}")), None),
+            other => match done(other) {
+                Some(done) => (WriteResult::Acknowledged, Some(done)),
+                None => (WriteResult::InDoubt(format!("unexpected reply {other:?}")), None),
+            },
         });
         reply.await.unwrap_or_else(|problem| (WriteResult::InDoubt(problem), None))
     }

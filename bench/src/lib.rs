@@ -15,7 +15,8 @@
 //! * [`sim`] replays simulated lives of clusters; [`spec_trace`] writes what the Raft core does in the
 //!   words of a specification.
 //! * [`increments`] asks whether everything counts once while leaders die and [`proxy`]s harm the
-//!   network; [`absence`] repairs a node that was away; [`endurance`], [`overload`] and [`edges`]
+//!   network; [`chaos`] does everything at once that can fail, by a schedule from a seed;
+//!   [`absence`] repairs a node that was away; [`endurance`], [`overload`] and [`edges`]
 //!   look for what grows, starves or stalls, with a [`probe`] and [`sampling`].
 //!
 //! What is absent: any knowledge of Raft, journal or store. A harness that shared code with what it
@@ -24,6 +25,7 @@
 
 pub mod absence;
 pub mod answers;
+pub mod chaos;
 pub mod check;
 pub mod cluster;
 pub mod compare;

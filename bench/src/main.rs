@@ -13,8 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use flotilla::server::process::{ServeArgs, serve};
 use flotilla_bench::cluster::{Cluster, ClusterArgs};
 use flotilla_bench::{
-    absence, check, compare, crash, disk, edges, endurance, failover, increments, overload, peers,
-    run, scale,
+    absence, chaos, check, compare, crash, disk, edges, endurance, failover, increments, overload,
+    peers, run, scale,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -51,6 +51,8 @@ enum Command {
     Crash(crash::CrashArgs),
     /// Count under kills and a broken network: every increment must count once.
     Increments(increments::IncrementsArgs),
+    /// Break everything that can break, by a schedule from a seed, and judge what clients saw.
+    Chaos(Box<chaos::ChaosArgs>),
     /// Keep a node away while much is written, and kill it while it catches up.
     Absence(absence::AbsenceArgs),
     /// Overwrite at full speed for minutes: memory and disk must not grow.
@@ -138,6 +140,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Failover(args) => failover::run(&args).await,
         Command::Crash(args) => crash::run(&args).await,
         Command::Increments(args) => increments::run(&args).await,
+        Command::Chaos(args) => chaos::run(&args).await,
         Command::Absence(args) => absence::run(&args).await,
         Command::Endurance(args) => endurance::run(&args).await,
         Command::Overload(args) => overload::run(&args).await,

@@ -13,25 +13,27 @@
 mod options;
 mod ports;
 mod process;
+mod site;
 mod wait;
 
 pub use options::{ClusterArgs, Layout};
 pub(crate) use ports::free_ports;
-pub use process::Server;
+pub use process::{Addresses, Server};
+pub use site::Site;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flotilla::server::admin::view::{NodeView, ShardView};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::proxy::Proxies;
 use crate::sampling::Sample;
-
-use process::Addresses;
 
 /// How long a cluster may take until all its nodes are ready. Starting takes less than a second;
 /// replaying a full journal on a busy machine may take many.
@@ -55,7 +57,7 @@ impl Cluster {
     ///
     /// If the binary cannot be started, or a node ends or is not ready in time.
     pub async fn start(args: &ClusterArgs) -> anyhow::Result<Cluster> {
-        Cluster::assemble(args, false).await
+        Cluster::start_at(args, Site::loopback(args.nodes)?).await
     }
 
     /// As [`Cluster::start`], with [`Proxies`] between the nodes.
@@ -64,24 +66,21 @@ impl Cluster {
     ///
     /// As [`Cluster::start`], and if there are no ports for the proxies.
     pub async fn start_through_proxies(args: &ClusterArgs) -> anyhow::Result<Cluster> {
-        Cluster::assemble(args, true).await
+        Cluster::start_at(args, Site::loopback(args.nodes)?.through_proxies().await?).await
     }
 
-    async fn assemble(args: &ClusterArgs, with_proxies: bool) -> anyhow::Result<Cluster> {
+    /// As [`Cluster::start`], with the nodes where `site` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`].
+    pub async fn start_at(args: &ClusterArgs, site: Site) -> anyhow::Result<Cluster> {
         let layout = args.layout()?;
         let (binary, subcommand) = args.server()?;
         let directory = args.fresh_directory()?;
-        let ports = ports::free_ports(args.nodes as usize * 3)?;
-        let addresses: BTreeMap<u64, Addresses> = (1..=args.nodes)
-            .zip(ports.chunks_exact(3))
-            .map(|(id, ports)| (id, ports.into()))
-            .collect();
+        let Site { addresses, proxies, mut data_directories, mut wrappers } = site;
         let listens: BTreeMap<u64, SocketAddr> =
             addresses.iter().map(|(id, node)| (*id, node.peer)).collect();
-        let proxies = match with_proxies {
-            true => Some(Proxies::between(&listens).await?),
-            false => None,
-        };
         let mut cluster = Cluster {
             servers: BTreeMap::new(),
             directory: Some(directory),
@@ -94,7 +93,9 @@ impl Cluster {
             let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
             flag("--cluster-name", "bench".to_owned());
             flag("--node-id", id.to_string());
-            flag("--data-dir", home.join(format!("node-{id}")).display().to_string());
+            let data =
+                data_directories.remove(&id).unwrap_or_else(|| home.join(format!("node-{id}")));
+            flag("--data-dir", data.display().to_string());
             flag("--resp-addr", addresses.resp.to_string());
             flag("--admin-addr", addresses.admin.to_string());
             let seen = |peer: u64, listens: SocketAddr| match &cluster.proxies {
@@ -112,7 +113,8 @@ impl Cluster {
             }
             arguments.extend(args.server_args.iter().cloned());
             let log = home.join(format!("node-{id}.log"));
-            let mut server = Server::new(id, binary.clone(), arguments, addresses, log);
+            let mut server = Server::new(id, binary.clone(), arguments, addresses, data, log)
+                .wrapped(wrappers.remove(&id).unwrap_or_default());
             server.spawn()?;
             cluster.servers.insert(id, server);
         }
@@ -137,7 +139,7 @@ impl Cluster {
     /// If it does not run.
     pub fn sample(&self, id: u64) -> anyhow::Result<Sample> {
         let process = self.server(id).process().with_context(|| format!("node {id} is down"))?;
-        Sample::take(process, &self.directory().join(format!("node-{id}")))
+        Sample::take(process, self.data_directory(id))
     }
 
     /// The text of node `id`'s `/metrics`.
@@ -156,6 +158,26 @@ impl Cluster {
     /// Where the nodes' directories and logs are.
     pub fn directory(&self) -> &Path {
         self.directory.as_ref().expect("taken only by keep(), which ends the cluster").path()
+    }
+
+    /// Where node `id` keeps its data.
+    pub fn data_directory(&self, id: u64) -> &Path {
+        &self.server(id).data_directory
+    }
+
+    /// What node `id` has said so far, over all its starts.
+    pub fn log(&self, id: u64) -> &Path {
+        &self.server(id).log
+    }
+
+    /// The last lines of it.
+    pub fn log_end(&self, id: u64) -> String {
+        self.server(id).log_end()
+    }
+
+    /// The process of node `id` while it runs.
+    pub fn process(&self, id: u64) -> Option<u32> {
+        self.server(id).process()
     }
 
     /// Ends the cluster but keeps its directories, for a look at what went wrong.
@@ -212,6 +234,38 @@ impl Cluster {
             server.kill();
         }
         at
+    }
+
+    /// Lets node `id` stand still (SIGSTOP), until [`Cluster::resume`] or its end.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn pause(&self, id: u64) -> anyhow::Result<()> {
+        self.server(id).send(Signal::STOP)
+    }
+
+    /// Lets node `id` go on (SIGCONT).
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn resume(&self, id: u64) -> anyhow::Result<()> {
+        self.server(id).send(Signal::CONT)
+    }
+
+    /// How node `id` ended, if it has ended by itself since it was started; told once.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn take_end(&mut self, id: u64) -> anyhow::Result<Option<ExitStatus>> {
+        self.server_mut(id).take_end()
+    }
+
+    /// True if node `id` says now that it is ready.
+    pub async fn is_ready(&self, id: u64) -> bool {
+        self.server(id).is_ready().await
     }
 
     /// Asks node `id` to stop (SIGTERM) and waits for it.

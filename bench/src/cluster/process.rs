@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,16 +16,13 @@ const LOG_LINES_SHOWN: usize = 20;
 
 /// Where a server listens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Addresses {
-    pub(super) peer: SocketAddr,
-    pub(super) resp: SocketAddr,
-    pub(super) admin: SocketAddr,
-}
-
-impl From<&[SocketAddr]> for Addresses {
-    fn from(three: &[SocketAddr]) -> Addresses {
-        Addresses { peer: three[0], resp: three[1], admin: three[2] }
-    }
+pub struct Addresses {
+    /// For its peers.
+    pub peer: SocketAddr,
+    /// For Redis clients.
+    pub resp: SocketAddr,
+    /// Its admin port.
+    pub admin: SocketAddr,
 }
 
 /// A server that runs, ran, or will run.
@@ -34,7 +31,10 @@ pub struct Server {
     binary: PathBuf,
     arguments: Vec<String>,
     pub(super) addresses: Addresses,
-    log: PathBuf,
+    /// A program and arguments that become the server; empty: it is started itself.
+    wrapper: Vec<String>,
+    pub(super) data_directory: PathBuf,
+    pub(super) log: PathBuf,
     child: Option<Child>,
 }
 
@@ -44,9 +44,16 @@ impl Server {
         binary: PathBuf,
         arguments: Vec<String>,
         addresses: Addresses,
+        data_directory: PathBuf,
         log: PathBuf,
     ) -> Server {
-        Server { id, binary, arguments, addresses, log, child: None }
+        let wrapper = Vec::new();
+        Server { id, binary, arguments, addresses, wrapper, data_directory, log, child: None }
+    }
+
+    pub(super) fn wrapped(mut self, wrapper: Vec<String>) -> Server {
+        self.wrapper = wrapper;
+        self
     }
 
     /// True between [`Server::spawn`] and the end that this harness gave it.
@@ -62,7 +69,15 @@ impl Server {
     pub(super) fn spawn(&mut self) -> anyhow::Result<()> {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.binary)
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(&self.binary),
+            Some((wrapper, arguments)) => {
+                let mut command = Command::new(wrapper);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+        };
+        let child = command
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -91,9 +106,11 @@ impl Server {
 
     /// Sends SIGTERM and waits for its end.
     pub(super) async fn terminate(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        if !self.is_started() {
+            return Ok(());
+        }
+        self.send(Signal::TERM)?;
         let Some(child) = &mut self.child else { return Ok(()) };
-        let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        kill_process(process.context("a process id is a positive number")?, Signal::TERM)?;
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = child.try_wait()? {
@@ -108,6 +125,28 @@ impl Server {
             }
             wait::pause().await;
         }
+    }
+
+    /// Sends a signal to its process, which runs.
+    pub(super) fn send(&self, signal: Signal) -> anyhow::Result<()> {
+        let process = self.process().with_context(|| format!("node {} does not run", self.id))?;
+        let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+        kill_process(process.context("a process id is a positive number")?, signal)?;
+        Ok(())
+    }
+
+    /// How it ended, if it has ended by itself since it was started.
+    pub(super) fn take_end(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
+    }
+
+    pub(super) async fn is_ready(&self) -> bool {
+        matches!(wait::get(self.addresses.admin, "/readyz").await, Ok((200, _)))
     }
 
     pub(super) async fn wait_ready(&mut self, deadline: Instant) -> anyhow::Result<()> {
@@ -129,17 +168,16 @@ impl Server {
     }
 
     pub(super) fn assert_alive(&mut self) -> anyhow::Result<()> {
-        let Some(child) = &mut self.child else { bail!("node {} does not run", self.id) };
-        match child.try_wait()? {
+        if !self.is_started() {
+            bail!("node {} does not run", self.id);
+        }
+        match self.take_end()? {
             None => Ok(()),
-            Some(status) => {
-                self.child = None;
-                bail!("node {} ended with {status}\n{}", self.id, self.log_end())
-            }
+            Some(status) => bail!("node {} ended with {status}\n{}", self.id, self.log_end()),
         }
     }
 
-    fn log_end(&self) -> String {
+    pub(super) fn log_end(&self) -> String {
         let log = match fs::read(&self.log) {
             Ok(log) => String::from_utf8_lossy(&log).into_owned(),
             Err(error) => return format!("{}: {error}", self.log.display()),

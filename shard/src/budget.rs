@@ -52,14 +52,24 @@ pub enum Part {
     Replies,
     /// Rows that reads have gathered and not handed over.
     Reads,
+    /// Answers of a noticeable size that connections have asked for, as far as can be foreseen: what
+    /// they will hold once they are there. Not part of the sum.
+    Expected,
     /// Rows above the store. Not part of the sum.
     Memtables,
 }
 
 impl Part {
     /// All, in a fixed order.
-    pub const ALL: [Part; 6] =
-        [Part::Door, Part::LogCaches, Part::Outboxes, Part::Replies, Part::Reads, Part::Memtables];
+    pub const ALL: [Part; 7] = [
+        Part::Door,
+        Part::LogCaches,
+        Part::Outboxes,
+        Part::Replies,
+        Part::Reads,
+        Part::Expected,
+        Part::Memtables,
+    ];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
@@ -69,6 +79,7 @@ impl Part {
             Part::Outboxes => "outboxes",
             Part::Replies => "replies",
             Part::Reads => "reads",
+            Part::Expected => "expected",
             Part::Memtables => "memtables",
         }
     }
@@ -413,6 +424,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// Who gave it.
+    pub fn budget(&self) -> Budget {
+        Budget { shared: self.shared.clone() }
+    }
+
     /// How many bytes it stands for.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -42,7 +42,7 @@ pub use descriptor::{Descriptor, Epoch, NodeId, ReplicaDescriptor};
 pub use flotilla_raft as raft;
 pub use flotilla_raft::{Message, ReplicaId};
 pub use flotilla_storage::{GroupId, KeyRange};
-pub use held::{hold, release};
+pub use held::{hold, is_counted, release};
 pub use lane::Wiring;
 pub use lanes::{LaneCompletion, LaneOptions, Lanes};
 pub use metrics::ShardMetrics;

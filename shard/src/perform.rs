@@ -5,11 +5,11 @@
 
 use crate::budget::{Budget, Part};
 use crate::effects::{Effects, ExpiredScan, LogRead, Observed, RowRead, RowsUnread, SnapshotOrder};
-use crate::held::hold;
+use crate::held::{Chance, hold, is_large};
 use crate::lane::{Inbox, Mail, Wiring, by_node};
 use crate::machine::Fetched;
 use crate::outbox::{Outbox, Parcel};
-use crate::request::{Operation, Refusal, Reply};
+use crate::request::{Answer, Operation, Refusal, Reply};
 use crate::serve::ColdRead;
 use flotilla_storage::store::{PageOptions, StoreError};
 use std::sync::Arc;
@@ -23,44 +23,8 @@ const COLD_READS_PER_JOB: usize = 32;
 const SCANNED_ROWS_MAX: usize = 512;
 const SCANNED_BYTES_MAX: usize = 256 << 10;
 
-/// Answers made and not yet taken may hold this part of the node's budget before further rows are
-/// fetched: how large a row is shows only when it has been read.
-const ANSWERS_PART: u64 = 4;
-
-/// Reads that were put off may fill as much again, one after another in the order in which they
-/// came: clients take their answers in that order, and those of later reads must not keep an
-/// earlier one from its own.
-const PUT_OFF_PART: u64 = 2;
-
-/// How long a read may be put off because of that.
-const PUT_OFF_MAX: Duration = Duration::from_secs(2);
-
 /// What a reader is told to wait who was put off for too long.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-
-/// When a row may be fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chance {
-    Now,
-    /// When fewer answers are under way.
-    Later,
-    /// It was put off for too long.
-    Never,
-}
-
-impl Chance {
-    /// For a read that entered the node so long ago, and perhaps was put off before.
-    pub(crate) fn of(budget: &Budget, waited: Duration, was_put_off: bool) -> Chance {
-        let part = if was_put_off { PUT_OFF_PART } else { ANSWERS_PART };
-        if budget.part_bytes(Part::Reads) < budget.bytes_max() / part {
-            Chance::Now
-        } else if waited < PUT_OFF_MAX {
-            Chance::Later
-        } else {
-            Chance::Never
-        }
-    }
-}
 
 pub(crate) fn perform(lane: usize, inbox: &Arc<Inbox>, wiring: &Wiring, effects: Effects) {
     let Effects { journal, parcels, log_reads, .. } = effects;
@@ -189,10 +153,34 @@ pub(crate) fn read_again(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRea
     spawn_cold(inbox, wiring, reads, true);
 }
 
+/// Makes the answer to a read, or none while answers are scarce and it turns out to be a large one.
+/// Who asks for little does not wait because of those who ask for much.
+pub(crate) fn answer_cold(
+    read: &mut ColdRead,
+    budget: &Budget,
+    was_put_off: bool,
+) -> Option<Result<Answer, Refusal>> {
+    let chance = Chance::of(budget, read.entered.elapsed(), was_put_off);
+    if chance == Chance::Now || !read.is_large {
+        let answer = match read.run() {
+            Ok(answer) => answer,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        read.is_large = is_large(&answer);
+        if chance == Chance::Now || !read.is_large {
+            return Some(Ok(hold(answer, &budget.account(Part::Reads))));
+        }
+    }
+    match chance {
+        Chance::Never => Some(Err(Refusal::Busy { retry_after: RETRY_AFTER })),
+        Chance::Now | Chance::Later => None,
+    }
+}
+
 fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>, were_put_off: bool) {
     let inbox = inbox.clone();
     let (outbox, metrics): (Arc<dyn Outbox>, _) = (wiring.outbox.clone(), wiring.metrics.clone());
-    let (budget, account) = (wiring.budget.clone(), wiring.budget.account(Part::Reads));
+    let budget = wiring.budget.clone();
     wiring.pool.spawn(move || {
         let mut parcels = Vec::new();
         for mut read in reads {
@@ -200,13 +188,9 @@ fn spawn_cold(inbox: &Arc<Inbox>, wiring: &Wiring, reads: Vec<ColdRead>, were_pu
                 read.permit.note_unserved();
                 continue;
             }
-            let result = match Chance::of(&budget, read.entered.elapsed(), were_put_off) {
-                Chance::Now => read.run().map(|answer| hold(answer, &account)),
-                Chance::Never => Err(Refusal::Busy { retry_after: RETRY_AFTER }),
-                Chance::Later => {
-                    inbox.put(Mail::ReadLater(Box::new(read)));
-                    continue;
-                }
+            let Some(result) = answer_cold(&mut read, &budget, were_put_off) else {
+                inbox.put(Mail::ReadLater(Box::new(read)));
+                continue;
             };
             if result.is_err() {
                 read.permit.note_unserved();
@@ -249,29 +233,5 @@ fn observe(wiring: &Wiring, observed: &[Observed]) {
             Observed::RowsLost => metrics.rows_lost.inc(),
             Observed::SnapshotInstalled => metrics.snapshots_installed.inc(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_fetched_while_few_answers_are_under_way() {
-        let budget = Budget::new(400);
-        let answers = budget.account(Part::Reads);
-        let (soon, late) = (Duration::ZERO, PUT_OFF_MAX);
-        assert_eq!(Chance::of(&budget, late, false), Chance::Now);
-        answers.add(99);
-        assert_eq!(Chance::of(&budget, soon, false), Chance::Now);
-        answers.add(1);
-        assert_eq!(Chance::of(&budget, soon, false), Chance::Later);
-        assert_eq!(Chance::of(&budget, late, false), Chance::Never);
-        answers.add(99);
-        assert_eq!(Chance::of(&budget, soon, true), Chance::Now, "who was put off comes first");
-        answers.add(1);
-        assert_eq!(Chance::of(&budget, soon, true), Chance::Later);
-        answers.sub(200);
-        assert_eq!(Chance::of(&budget, soon, false), Chance::Now);
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! What is absent: whether the read may be served now; Raft has confirmed that before.
 
-use crate::budget::Permit;
+use crate::budget::{Part, Permit};
 use crate::command::Entry;
+use crate::held::{self, Chance, hold};
 use crate::machine::Machine;
 use crate::reads::ReadRequest;
 use crate::request::{Answer, Operation, Refusal, Reply};
 use flotilla_storage::store::{Lookup, PageOptions, Row, StoreError, View};
 use flotilla_storage::{GroupId, KeyRange};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A read that must look below the memtables.
 pub struct ColdRead {
@@ -27,6 +28,8 @@ pub struct ColdRead {
     pub entered: Instant,
     /// Its bytes at the door.
     pub permit: Permit,
+    /// Its answer is known to be a large one.
+    pub is_large: bool,
 }
 
 /// What became of a read.
@@ -40,11 +43,12 @@ pub enum Served {
         /// The answer.
         result: Result<Answer, Refusal>,
     },
-    /// It must look below.
+    /// It must look below, or wait.
     Cold(ColdRead),
 }
 
-/// Answers a confirmed read, or says that it must look below.
+/// Answers a confirmed read, or says that it must look below: there it also waits for its turn if
+/// its answer is large and many others are under way.
 ///
 /// `read_time_ms` is the moment at which the read sees rows that expire: what the machine makes of
 /// the replica's clock ([`Machine::read_time_ms`]).
@@ -66,13 +70,20 @@ pub fn serve(machine: &Machine, group: GroupId, read: ReadRequest, read_time_ms:
         Operation::Page { .. } | Operation::Count { .. } => None,
         Operation::Write(_) => unreachable!("writes are proposed, not served"),
     };
+    let is_large = matches!(&hot, Some(Ok(answer)) if held::is_large(answer));
     match hot {
-        Some(result) => Served::Now { reply, entered, result },
-        None => {
-            let (view, range) = (machine.shard().view().at(read_time_ms), range.clone());
-            Served::Cold(ColdRead { group, view, range, operation, reply, entered, permit })
+        Some(result) if !is_large => return Served::Now { reply, entered, result },
+        Some(Ok(answer)) => {
+            let budget = permit.budget();
+            if Chance::of(&budget, Duration::ZERO, false) == Chance::Now {
+                let result = Ok(hold(answer, &budget.account(Part::Reads)));
+                return Served::Now { reply, entered, result };
+            }
         }
+        _ => {}
     }
+    let (view, range) = (machine.shard().view().at(read_time_ms), range.clone());
+    Served::Cold(ColdRead { group, view, range, operation, reply, entered, permit, is_large })
 }
 
 fn hot_values(
@@ -225,5 +236,87 @@ mod tests {
             store.checkpoint(&[frozen]).unwrap();
             store.release_merged_memtables();
         }
+    }
+
+    /// A large row above the store costs memory as soon as it is overwritten or travels: its answer
+    /// waits like any other while too many are under way. A small one never waits.
+    #[test]
+    fn large_rows_in_memory_wait_while_answers_are_scarce() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (store, _) =
+            Store::open(dir.path(), StoreOptions::default(), StoreMetrics::new()).unwrap();
+        let descriptor = Descriptor {
+            group: GROUP,
+            range: KeyRange::whole(),
+            epoch: Epoch::FIRST,
+            replicas: Vec::new(),
+        };
+        let meta = ShardMeta::new(descriptor);
+        let shard = store.create_shard(GROUP, KeyRange::whole(), meta.encode());
+        let mut machine = Machine::new(meta, shard);
+        put(&mut machine, "small", Expiry::Never);
+        let (key, value) = (Bytes::from("large"), Bytes::from(vec![7; 10_000]));
+        let write = Write::Put {
+            key,
+            value,
+            condition: Condition::Always,
+            return_previous: false,
+            expiry: Expiry::Never,
+        };
+        let command = Command {
+            origin: Origin::default(),
+            stamp_ms: START_MS,
+            value_bytes_max: 10_000,
+            change: Change::Write(write),
+        };
+        machine.apply(&command, &Fetched::new());
+        let budget = Budget::new(100_000);
+        let answers = budget.account(Part::Reads);
+        let serve_now = |operation: Operation| {
+            let now = Instant::now();
+            let reply = Reply::Oneshot(oneshot::channel().0);
+            let permit = budget.acquire(1).unwrap();
+            let read = ReadRequest { operation, reply, deadline: now, entered: now, permit };
+            serve(&machine, GROUP, read, START_MS)
+        };
+        let get = |key: &'static str| Operation::Get { key: Bytes::from(key) };
+        let both = Operation::GetMany { keys: vec![Bytes::from("small"), Bytes::from("large")] };
+
+        let served = serve_now(get("large"));
+        assert!(matches!(&served, Served::Now { .. }));
+        assert_eq!(answers.used_bytes(), 10_000, "it is counted while it lives");
+        drop(served);
+        assert_eq!(answers.used_bytes(), 0);
+        answers.add(25_000);
+        for operation in [get("large"), both] {
+            let Served::Cold(mut cold) = serve_now(operation) else { panic!("it was answered") };
+            assert!(
+                cold.is_large && crate::perform::answer_cold(&mut cold, &budget, false).is_none()
+            );
+            answers.sub(25_000);
+            let answer = crate::perform::answer_cold(&mut cold, &budget, true).unwrap().unwrap();
+            assert!(held::is_large(&answer));
+            answers.add(25_000);
+        }
+        assert!(matches!(serve_now(get("small")), Served::Now { .. }));
+        // Below the memtables nobody knows how large a row is before it was read.
+        let (meta, stamp_ms) = (machine.meta().encode(), machine.stamp_ms());
+        let frozen = machine.shard_mut().freeze((2, 1), meta, stamp_ms);
+        store.checkpoint(&[frozen]).unwrap();
+        store.release_merged_memtables();
+        for (key, is_large) in [("small", false), ("large", true)] {
+            let now = Instant::now();
+            let reply = Reply::Oneshot(oneshot::channel().0);
+            let permit = budget.acquire(1).unwrap();
+            let operation = get(key);
+            let read = ReadRequest { operation, reply, deadline: now, entered: now, permit };
+            let Served::Cold(mut cold) = serve(&machine, GROUP, read, START_MS) else {
+                panic!("{key} is in memory")
+            };
+            assert!(!cold.is_large);
+            let answer = crate::perform::answer_cold(&mut cold, &budget, false);
+            assert_eq!((answer.is_none(), cold.is_large), (is_large, is_large));
+        }
+        answers.sub(25_000);
     }
 }

@@ -82,7 +82,7 @@ pub fn encode_frame(
     while let Some(message) = queue.front() {
         let cost = message.cost_bytes();
         let length = buffer.len() - frame;
-        let is_full = length.saturating_add(cost) > cut.target_bytes;
+        let is_full = length.saturating_add(message.wire_bytes()) > cut.target_bytes;
         if encoded.messages > 0 && (is_full || encoded.messages == MESSAGES_MAX) {
             break;
         }

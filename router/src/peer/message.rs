@@ -8,6 +8,7 @@ use flotilla_shard::request::{decode_result, encode_result};
 use flotilla_shard::{
     Answer, Consistency, DecodeError, Entry, Epoch, GroupId, GroupMessage, Message, NodeId,
     Operation, Origin, Reader, Refusal, ReplicaId, SnapshotMessage, WriteOutcome, Writer,
+    is_counted,
 };
 use std::time::Duration;
 
@@ -113,14 +114,26 @@ impl PeerMessage {
         }
     }
 
-    /// About how many bytes the message holds in memory and takes on the wire.
+    /// About how many bytes of memory the message costs an outbox. Large values that were read cost
+    /// it nothing: they were counted when they were read, and their number is bounded there.
     pub fn cost_bytes(&self) -> usize {
+        match self {
+            PeerMessage::Reply { result, .. } => {
+                result_bytes(result, |value| if is_counted(value) { 0 } else { value.len() })
+                    .saturating_add(OVERHEAD_BYTES)
+            }
+            _ => self.wire_bytes(),
+        }
+    }
+
+    /// About how many bytes the message takes on the wire.
+    pub fn wire_bytes(&self) -> usize {
         let carried = match self {
             PeerMessage::Raft(message) => message.message.encoded_len(),
             PeerMessage::Request { body, .. } => {
                 usize::try_from(body.operation.payload_bytes()).unwrap_or(usize::MAX)
             }
-            PeerMessage::Reply { result, .. } => result_bytes(result),
+            PeerMessage::Reply { result, .. } => result_bytes(result, Bytes::len),
             PeerMessage::Snapshot(message) => message.payload_bytes(),
         };
         carried.saturating_add(OVERHEAD_BYTES)
@@ -248,19 +261,28 @@ fn decode_consistency(input: &mut Reader) -> Result<Consistency, DecodeError> {
     }
 }
 
-fn entry_bytes(entry: &Option<Entry>) -> usize {
-    entry.as_ref().map_or(0, |entry| entry.value.len()) + 16
+fn entry_bytes(entry: &Option<Entry>, value_bytes: impl Fn(&Bytes) -> usize) -> usize {
+    entry.as_ref().map_or(0, |entry| value_bytes(&entry.value)) + 16
 }
 
-fn result_bytes(result: &Result<Answer, Refusal>) -> usize {
+/// About how many bytes a result takes, when values that were read take as many as `value_bytes`
+/// says.
+fn result_bytes(
+    result: &Result<Answer, Refusal>,
+    value_bytes: impl Fn(&Bytes) -> usize + Copy,
+) -> usize {
     match result {
-        Ok(Answer::Written(WriteOutcome::Put { previous, .. })) => entry_bytes(previous),
-        Ok(Answer::Written(WriteOutcome::Swap { current, .. })) => entry_bytes(current),
+        Ok(Answer::Written(WriteOutcome::Put { previous, .. })) => {
+            entry_bytes(previous, Bytes::len)
+        }
+        Ok(Answer::Written(WriteOutcome::Swap { current, .. })) => entry_bytes(current, Bytes::len),
         Ok(Answer::Written(_) | Answer::Count(_)) => 16,
-        Ok(Answer::Value(entry)) => entry_bytes(entry),
-        Ok(Answer::Values(entries)) => entries.iter().map(entry_bytes).sum(),
+        Ok(Answer::Value(entry)) => entry_bytes(entry, value_bytes),
+        Ok(Answer::Values(entries)) => {
+            entries.iter().map(|entry| entry_bytes(entry, value_bytes)).sum()
+        }
         Ok(Answer::Page { rows, .. }) => {
-            rows.iter().map(|(key, entry)| key.len() + entry.value.len() + 24).sum()
+            rows.iter().map(|(key, entry)| key.len() + value_bytes(&entry.value) + 24).sum()
         }
         Err(Refusal::EpochMismatch { descriptors }) => descriptors.len() * 256,
         Err(Refusal::Storage(text) | Refusal::Corrupt(text)) => text.len(),

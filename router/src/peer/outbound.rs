@@ -192,6 +192,8 @@ struct Large {
     request: Option<u64>,
     group: Option<GroupId>,
     cost_bytes: usize,
+    /// A reply whose values stay counted until all of it has left.
+    _reply: Option<PeerMessage>,
 }
 
 /// What one connection has taken from the outbox and not yet written.
@@ -319,7 +321,7 @@ impl<'a> Writer<'a> {
         }
         let Some(message) = self.next_large.take() else { return 0 };
         let (group, cost_bytes) = (message.ordered_by(), message.cost_bytes());
-        let mut bytes = BytesMut::with_capacity(cost_bytes);
+        let mut bytes = BytesMut::with_capacity(message.wire_bytes());
         message.encode(&mut bytes);
         if bytes.len() > self.cut.frame_bytes_max {
             self.peer.outbox.large_left(self.class, group);
@@ -330,7 +332,8 @@ impl<'a> Writer<'a> {
             PeerMessage::Request { id, .. } => Some(id),
             _ => None,
         };
-        self.large = Some(Large { bytes: bytes.freeze(), request, group, cost_bytes });
+        let _reply = matches!(message, PeerMessage::Reply { .. }).then_some(message);
+        self.large = Some(Large { bytes: bytes.freeze(), request, group, cost_bytes, _reply });
         0
     }
 
@@ -354,7 +357,7 @@ impl<'a> Writer<'a> {
     /// A message that no frame can hold never leaves; whoever waits for it is told.
     fn refuse_oversized(&mut self, message: PeerMessage) {
         let (node, bytes_max) = (self.peer.node, self.cut.frame_bytes_max as u64);
-        let bytes = message.cost_bytes() as u64;
+        let bytes = message.wire_bytes() as u64;
         tracing::error!(peer = %node, bytes, bytes_max, "a message is too large for any frame");
         let too_large = Refusal::TooLarge { bytes, bytes_max };
         match message {

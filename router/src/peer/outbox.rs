@@ -13,7 +13,8 @@
 //!
 //! * Messages of one group and class leave in the order in which they came.
 //! * A queue and what its writer has taken and not yet handed to the socket hold at most
-//!   `bytes_max` together, or one larger message.
+//!   `bytes_max` together, or one larger message. Large values on their way to who reads them are
+//!   counted and bounded where they were read.
 //! * Requests enter only while the connection stands; what has not reached the socket when it
 //!   breaks is dropped and named.
 
@@ -132,7 +133,7 @@ impl Outbox {
                 if queue.takes(&message, cost, self.bytes_max) {
                     queue.bytes += cost;
                     added_bytes += cost;
-                    let is_large = class == Class::Data && cost > self.large_bytes;
+                    let is_large = class == Class::Data && message.wire_bytes() > self.large_bytes;
                     queue.put(message, is_large);
                 } else {
                     self.count_dropped(class, &message);
@@ -324,5 +325,29 @@ mod tests {
             }
         });
         assert_eq!(account.used_bytes(), 0);
+    }
+
+    /// A value that somebody reads is counted where it was read: counted here too, answers would
+    /// take twice what they cost from those who write.
+    #[test]
+    fn large_values_on_their_way_to_readers_cost_an_outbox_nothing() {
+        let budget = Budget::new(1 << 30);
+        let account = budget.account(Part::Outboxes);
+        let outbox = Outbox::new(1 << 20, 64 << 10, Some(account.clone()), PeerMetrics::new());
+        outbox.connect(Class::Data);
+        let reply = |id, bytes| {
+            let value = vec![7; bytes].into();
+            let entry = flotilla_shard::Entry { value, version: 1, expires_at_ms: None };
+            PeerMessage::Reply { id, result: Ok(Answer::Value(Some(entry))) }
+        };
+        for id in 0..4 {
+            assert_eq!(outbox.push(vec![reply(id, 1 << 20)]).dropped, 0);
+        }
+        assert!(account.used_bytes() < 2000, "{} are counted", account.used_bytes());
+        assert_eq!(outbox.push(vec![reply(4, 1000)]).dropped, 0);
+        assert!(account.used_bytes() > 1000);
+        let (mut taken, mut large) = (VecDeque::new(), None);
+        outbox.take(Class::Data, &mut taken, &mut large, false);
+        assert!(large.is_some_and(|large| large.wire_bytes() > 1 << 20), "it travels in pieces");
     }
 }

@@ -19,6 +19,7 @@
 //!
 //! What is absent: accepting connections, and what commands mean.
 
+mod room;
 mod stream;
 
 use super::backend::Backend;
@@ -48,7 +49,7 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// How large a reply is expected to be before there was any: few requests are started at first.
-const FIRST_REPLY_BYTES: usize = 256 * 1024;
+const FIRST_REPLY_BYTES: usize = 1024 * 1024;
 
 /// A buffer that grew beyond this is not kept when it is empty.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
@@ -244,7 +245,8 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         if self.upkeep.has_rested() && idle {
             self.trim();
         }
-        let patience = match self.upkeep.are_answers_scarce() {
+        let is_scarce = self.upkeep.are_answers_scarce() || self.upkeep.is_scarce();
+        let patience = match is_scarce {
             true => self.context.options.unread_timeout.min(UNREAD_TIMEOUT_SCARCE),
             false => self.context.options.unread_timeout,
         };
@@ -278,7 +280,10 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         let unread_bytes_max = self.unread_bytes_max();
         while self.unsent() < unread_bytes_max {
             let before = self.output.len();
-            let Some(finished) = self.pipeline.poll_front(context, &mut self.output) else { break };
+            let upkeep = &self.upkeep;
+            let is_full = || upkeep.is_full();
+            let finished = self.pipeline.poll_front(context, &mut self.output, is_full);
+            let Some(finished) = finished else { break };
             if let Some(error) = finished.error {
                 self.context.metrics.failed(error.kind);
                 if error.kind == ErrorKind::Busy {
@@ -292,30 +297,11 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             }
             let bytes = self.output.len() - before;
             self.reply_bytes = bytes.max(self.reply_bytes - self.reply_bytes / 16);
+            self.upkeep.hold(self.unsent());
             progressed = true;
         }
+        self.expect();
         progressed
-    }
-
-    /// How many bytes of replies may wait for the client: little, when all connections hold a lot
-    /// together.
-    fn unread_bytes_max(&self) -> usize {
-        let options = &self.context.options;
-        if self.upkeep.is_scarce() {
-            options.unread_bytes_max.min(WRITE_BYTES)
-        } else {
-            options.unread_bytes_max
-        }
-    }
-
-    /// How many bytes of requests and expected replies may be under way: little, too, when answers
-    /// that nobody takes would close the door to those who take theirs.
-    fn pipeline_bytes_max(&self) -> usize {
-        let options = &self.context.options;
-        match self.upkeep.is_scarce() || self.upkeep.are_answers_scarce() {
-            true => options.pipeline_bytes_max.min(WRITE_BYTES),
-            false => options.pipeline_bytes_max,
-        }
     }
 
     /// Takes requests out of the input and starts those that may run.
@@ -357,27 +343,6 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         }
         self.start_batch(deadline);
         progressed
-    }
-
-    /// True if another request may be taken. What is under way counts with the replies that are
-    /// expected of it.
-    fn has_room(&self) -> bool {
-        let options = &self.context.options;
-        let waiting = self.pipeline.len();
-        let unsent = self.unsent();
-        if waiting == 0 && unsent == 0 {
-            return true;
-        }
-        // Who is refused is not read ahead: what is refused waits for the replies before it.
-        let requests_max = match self.throttle.is_refused() {
-            true => options.pipeline_requests_max.min(TURN_REQUESTS),
-            false => options.pipeline_requests_max,
-        };
-        let bytes = self.pipeline.request_bytes() + waiting * self.reply_bytes + unsent;
-        waiting < requests_max
-            && self.pipeline.reads() < options.pipeline_reads_max
-            && bytes < self.pipeline_bytes_max()
-            && unsent < self.unread_bytes_max()
     }
 
     /// How the next request is to be replied to.
@@ -484,6 +449,7 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             Plan::Replied => unreachable!("what is replied is not started"),
         };
         self.pipeline.push(work, access, manner, request_bytes);
+        self.expect();
     }
 
     /// Starts the operations that were taken, all at once.

@@ -21,15 +21,19 @@ use super::commands::{Plan, Shape, WatchedKey, WideAnswer, WideFuture, reply, re
 use super::error::CommandError;
 use bytes::Bytes;
 use flotilla_router::RouteError;
-use flotilla_shard::{Answer, Operation};
+use flotilla_shard::{Answer, Operation, is_counted};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Slots behind the first that are polled when the first has no answer yet: polling is what makes
 /// a request try again.
 const POLLED_AHEAD: usize = 64;
+
+/// What a reader is told to wait whose answer has no room.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// Requests on more keys than this wait as if they touched all.
 const KEYS_COMPARED_MAX: usize = 256;
@@ -280,11 +284,13 @@ impl<B: Backend> Pipeline<B> {
         assert!(pendings.next().is_none(), "every future belongs to an operation");
     }
 
-    /// Writes the reply of the first request if it has its answer, and tells what it ended in.
+    /// Writes the reply of the first request if it has its answer, and tells what it ended in. While
+    /// `is_full`, a read whose answer is large is told that the node is busy.
     pub fn poll_front(
         &mut self,
         context: &mut Context<'_>,
         out: &mut bytes::BytesMut,
+        is_full: impl Fn() -> bool,
     ) -> Option<Finished> {
         if !self.slots.front_mut()?.poll(context) {
             return None;
@@ -306,6 +312,11 @@ impl<B: Backend> Pipeline<B> {
             Work::Replied(reply) => {
                 replies.encoded(&reply);
                 Ok(())
+            }
+            Work::Answered(_, Ok(Answer::Value(Some(entry))))
+                if is_counted(&entry.value) && is_full() =>
+            {
+                Err(CommandError::of_route(&RouteError::Busy { retry_after: RETRY_AFTER }, false))
             }
             Work::Answered(shape, result) => reply(shape, result, &mut replies),
             Work::WideAnswered(Ok(WideAnswer::Watched(keys))) => {

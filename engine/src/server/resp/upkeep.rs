@@ -17,6 +17,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Unread replies of all connections are too many beyond this part of the node's budget.
 const SCARCE_DIVISOR: u64 = 4;
 
+/// Unread replies, and answers on their way to become some, hold no more than this part of it.
+const FULL_DIVISOR: u64 = 2;
+
 /// The upkeep of one connection.
 #[derive(Debug)]
 pub struct Upkeep {
@@ -24,6 +27,9 @@ pub struct Upkeep {
     account: Account,
     /// Bytes of replies that are counted for this connection.
     held_bytes: u64,
+    expected: Account,
+    /// Bytes of answers that are counted as expected by this connection.
+    expected_bytes: u64,
     timer: Option<Pin<Box<Sleep>>>,
     /// When bytes last moved, either way.
     moved: Instant,
@@ -40,6 +46,8 @@ impl Upkeep {
             budget: budget.clone(),
             account: budget.account(Part::Replies),
             held_bytes: 0,
+            expected: budget.account(Part::Expected),
+            expected_bytes: 0,
             timer: None,
             moved: Instant::now(),
             is_moving: false,
@@ -49,13 +57,26 @@ impl Upkeep {
 
     /// Counts `bytes` of replies that the client has not taken.
     pub fn hold(&mut self, bytes: usize) {
-        let bytes = bytes as u64;
-        if bytes > self.held_bytes {
-            self.account.add(bytes - self.held_bytes);
-        } else if bytes < self.held_bytes {
-            self.account.sub(self.held_bytes - bytes);
-        }
-        self.held_bytes = bytes;
+        count(&self.account, &mut self.held_bytes, bytes as u64);
+    }
+
+    /// Counts `bytes` of answers that the connection has asked for and not turned into replies.
+    pub fn expect(&mut self, bytes: usize) {
+        count(&self.expected, &mut self.expected_bytes, bytes as u64);
+    }
+
+    /// True if another answer of about `bytes` may be asked for although one is under way: the
+    /// answers that all connections hold or expect leave room for it.
+    pub fn has_room_for_answer(&self, bytes: usize) -> bool {
+        let held = self.budget.part_bytes(Part::Reads) + self.expected.used_bytes();
+        held + bytes as u64 <= self.budget.bytes_max() / SCARCE_DIVISOR
+    }
+
+    /// True if all connections together hold so many answers and replies that the door would soon be
+    /// closed to those who take theirs: no further large reply is made.
+    pub fn is_full(&self) -> bool {
+        let held = self.budget.part_bytes(Part::Reads) + self.account.used_bytes();
+        held > self.budget.bytes_max() / FULL_DIVISOR
     }
 
     /// True if the unread replies of all connections are too many.
@@ -111,5 +132,16 @@ impl Upkeep {
 impl Drop for Upkeep {
     fn drop(&mut self) {
         self.hold(0);
+        self.expect(0);
     }
+}
+
+/// Sets what is counted in `account` from `counted` to `bytes`.
+fn count(account: &Account, counted: &mut u64, bytes: u64) {
+    if bytes > *counted {
+        account.add(bytes - *counted);
+    } else if bytes < *counted {
+        account.sub(*counted - bytes);
+    }
+    *counted = bytes;
 }

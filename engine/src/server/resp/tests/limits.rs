@@ -245,11 +245,11 @@ fn little_is_held_for_each_client_when_all_hold_much() {
         let mut client = Client::connect(fake, RespOptions::default(), 1000);
         let budget = client.context.budget.clone();
         let others = budget.account(flotilla_shard::Part::Replies);
-        others.add(budget.bytes_max() / 2);
+        others.add(budget.bytes_max() / 8 * 3);
         client.send("GET k\r\n".repeat(100)).await;
-        let unread = budget.part_bytes(flotilla_shard::Part::Replies) - budget.bytes_max() / 2;
+        let unread = budget.part_bytes(flotilla_shard::Part::Replies) - budget.bytes_max() / 8 * 3;
         assert!((50_000..=80_000).contains(&unread), "{unread} bytes are held");
-        others.sub(budget.bytes_max() / 2);
+        others.sub(budget.bytes_max() / 8 * 3);
         let reply = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
         client.expect(reply.repeat(100)).await;
     });
@@ -276,6 +276,62 @@ fn few_answers_are_asked_for_while_too_many_are_under_way() {
             settle().await;
         }
         client.expect(format!("$10000\r\n{}\r\n", "x".repeat(10_000)).repeat(100)).await;
+    });
+}
+
+/// Large values are asked for one at a time as soon as what others hold or expect leaves no room;
+/// what is expected is counted until it is there.
+#[test]
+fn large_answers_are_foreseen() {
+    block_on(async {
+        let fake = Fake::holding();
+        fake.put("k", "x".repeat(1 << 20));
+        let mut client = Client::connect(fake, RespOptions::default(), 8 << 20);
+        let budget = client.context.budget.clone();
+        client.send("GET k\r\n".repeat(100)).await;
+        // A quarter of the budget is sixteen times what a first answer is taken for.
+        let held = client.fake.held();
+        assert!((12..=16).contains(&held), "{held} were started");
+        let expected = budget.account(flotilla_shard::Part::Expected);
+        assert_eq!(expected.used_bytes(), (held as u64) << 20);
+        assert_eq!(budget.total_bytes(), 0, "it is no more than a forecast");
+
+        let others = budget.account(flotilla_shard::Part::Expected);
+        others.add(12 << 20);
+        let reply = format!("$1048576\r\n{}\r\n", "x".repeat(1 << 20));
+        for _ in 0..held {
+            client.fake.release(0);
+            client.expect(&reply).await;
+            settle().await;
+        }
+        let held = client.fake.held();
+        assert!((1..=4).contains(&held), "{held} are under way beside those of others");
+        others.sub(12 << 20);
+        drop(client.stream);
+        // It finds out when it has something to write.
+        client.fake.release(0);
+        client.served.await.unwrap();
+        assert_eq!(budget.part_bytes(flotilla_shard::Part::Expected), 0);
+    });
+}
+
+/// Answers that nobody takes hold half of the budget at most: the other half is the door's.
+#[test]
+fn a_large_reply_without_room_is_refused_and_a_small_one_is_not() {
+    block_on(async {
+        let fake = Fake::default();
+        fake.put("large", "x".repeat(10_000));
+        fake.put("small", "x");
+        let mut client = Client::connect(fake, RespOptions::default(), 1 << 20);
+        let budget = client.context.budget.clone();
+        let others = budget.account(flotilla_shard::Part::Replies);
+        others.add(budget.bytes_max() / 2 + 1);
+        client.send("GET small\r\nGETSET large y\r\nSET large z\r\n").await;
+        let previous = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
+        client.expect(format!("$1\r\nx\r\n{previous}+OK\r\n")).await;
+        client.send(format!("SET large {}\r\nGET large\r\n", "x".repeat(5000))).await;
+        client.expect("+OK\r\n-BUSY ").await;
+        others.sub(budget.bytes_max() / 2 + 1);
     });
 }
 

@@ -15,10 +15,12 @@
 //! What is absent: configuration files, disks, and what a shard does with a request.
 #![forbid(unsafe_code)]
 
+mod environment;
 mod error;
 pub mod forward;
 pub mod genesis;
 pub mod leaders;
+mod locate;
 pub mod map;
 pub mod metrics;
 mod options;
@@ -32,6 +34,7 @@ mod sink;
 pub mod slot;
 mod under_way;
 
+pub use environment::Environment;
 pub use error::RouteError;
 pub use leaders::LeaderHints;
 pub use map::{Piece, RangeMap};

@@ -103,7 +103,7 @@ impl Pending {
         now: Instant,
     ) -> Pending {
         let names = operation.is_write() && inner.options.names_writes();
-        let ticket = names.then(|| inner.sessions.begin());
+        let ticket = names.then(|| inner.sessions.begin(inner.environment.thread_slot()));
         let origin = ticket.as_ref().map_or_else(Origin::default, Ticket::origin);
         let kind = Kind::of(&operation);
         let consistency = Consistency::Linearizable;
@@ -151,7 +151,7 @@ impl Pending {
             return None;
         }
         let first = self.tries.cause.is_none();
-        let now = if first { self.terms.entered } else { Instant::now() };
+        let now = if first { self.terms.entered } else { self.inner.environment.now() };
         if now >= self.terms.deadline {
             self.fail(self.out_of_time());
             return None;
@@ -229,7 +229,8 @@ impl Pending {
 
     /// Tries again at once, if that has not been done too often.
     fn follow(&mut self, cause: Cause) {
-        if self.tries.follows >= FOLLOWS_MAX || Instant::now() >= self.terms.deadline {
+        let now = self.inner.environment.now();
+        if self.tries.follows >= FOLLOWS_MAX || now >= self.terms.deadline {
             return self.pause(cause);
         }
         self.inner.metrics.retried(cause);
@@ -241,7 +242,7 @@ impl Pending {
     /// Tries again after a pause, if there is time.
     fn pause(&mut self, cause: Cause) {
         self.tries.cause = Some(cause);
-        let left = self.terms.deadline.saturating_duration_since(Instant::now());
+        let left = self.terms.deadline.saturating_duration_since(self.inner.environment.now());
         if left.is_zero() {
             return self.fail(self.out_of_time());
         }
@@ -256,18 +257,15 @@ impl Pending {
         let pause = self.pause_length().min(left);
         self.tries.attempt += 1;
         self.tries.follows = 0;
-        let (wake, woken) = oneshot::channel();
-        self.inner.lanes.handle().spawn(async move {
-            tokio::time::sleep(pause).await;
-            let _ = wake.send(());
-        });
-        self.state = State::Pausing(woken);
+        self.state = State::Pausing(self.inner.environment.after(pause));
     }
 
     fn pause_length(&self) -> Duration {
         let options = &self.inner.options;
         let doubled = options.backoff_min.saturating_mul(1 << self.tries.attempt.min(16));
-        doubled.min(options.backoff_max).mul_f64(rand::random_range(0.5..1.5))
+        // From a half to three halves, in steps of a millionth.
+        let millionths = 500_000 + self.inner.environment.random() % 1_000_000;
+        doubled.min(options.backoff_max).mul_f64(millionths as f64 / 1e6)
     }
 
     /// What to say when the deadline passed between attempts: nothing was proposed.
@@ -393,9 +391,10 @@ impl Pending {
         let ticket = match failure {
             CommandFailure::SessionExpired { watermark_ms } => {
                 self.inner.metrics.sessions_renewed.inc();
-                self.inner.sessions.renew(&self.terms.origin, *watermark_ms)
+                let environment = &*self.inner.environment;
+                self.inner.sessions.renew(&self.terms.origin, *watermark_ms, environment)
             }
-            _ => self.inner.sessions.begin(),
+            _ => self.inner.sessions.begin(self.inner.environment.thread_slot()),
         };
         self.terms.origin = ticket.origin();
         self.ticket = Some(ticket);

@@ -13,10 +13,12 @@
 //!
 //! What is absent: waiting and trying again (see [`crate::pending`]).
 
+use crate::environment::{Environment, System};
 use crate::error::RouteError;
 use crate::forward::Forwards;
 use crate::leaders::LeaderHints;
-use crate::map::{Piece, RangeMap};
+use crate::locate::{Located, locate};
+use crate::map::RangeMap;
 use crate::metrics::{Cause, Kind, RouterMetrics};
 use crate::options::RouterOptions;
 use crate::peer::{ForwardedRequest, Inbound, PeerMessage, Transport};
@@ -28,12 +30,12 @@ use crate::under_way::UnderWay;
 use arc_swap::ArcSwap;
 use flotilla_shard::{
     Budget, Consistency, Descriptor, Epoch, GroupId, NodeId, Operation, Origin, Permit, Reply,
-    Request, Write,
+    Request,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What a request costs the budget besides its keys and values: what it occupies in queues, tables
@@ -64,24 +66,46 @@ impl Router {
     ) -> Router {
         let handle = lanes.handle();
         let interval = options.sweep_interval;
+        let system = Arc::new(System::new(handle.clone()));
+        let router = Router::with_environment(options, lanes, transport, budget, metrics, system);
+        handle.spawn(sweep(Arc::downgrade(&router.inner), interval));
+        router
+    }
+
+    /// The same under other clocks and chance, without the task: the caller calls [`Router::sweep`]
+    /// every [`RouterOptions::sweep_interval`], and the shards need no runtime.
+    pub fn with_environment(
+        options: RouterOptions,
+        lanes: impl LocalShards,
+        transport: Arc<dyn Transport>,
+        budget: Budget,
+        metrics: RouterMetrics,
+        environment: Arc<dyn Environment>,
+    ) -> Router {
         let inner = Arc::new(Inner {
             options,
             lanes: Box::new(lanes),
             transport,
             budget,
-            forwards: Forwards::new(metrics.clone()),
+            // Counting from a random place, ids of two lives of a node do not meet.
+            forwards: Forwards::new(environment.random(), metrics.clone()),
             metrics,
             map: ArcSwap::default(),
             learning: Mutex::new(()),
             hints: LeaderHints::new(),
-            sessions: Sessions::new(now_ms()),
+            sessions: Sessions::new(&*environment),
+            environment,
             under_way: UnderWay::default(),
             refuses_new: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
         inner.refresh();
-        handle.spawn(sweep(Arc::downgrade(&inner), interval));
         Router { inner }
+    }
+
+    /// Ends overdue forwards.
+    pub fn sweep(&self) {
+        self.inner.forwards.sweep(self.inner.environment.now());
     }
 
     /// Starts `operation` and gives the future of its answer.
@@ -93,7 +117,8 @@ impl Router {
     /// All keys must lie in one shard, else the future ends in [`RouteError::CrossShard`]; see
     /// [`crate::scan`] for requests over several.
     pub fn start(&self, operation: Operation, deadline: Instant) -> Pending {
-        let mut pending = Pending::new(self.inner.clone(), operation, deadline, Instant::now());
+        let now = self.inner.environment.now();
+        let mut pending = Pending::new(self.inner.clone(), operation, deadline, now);
         pending.advance();
         pending
     }
@@ -107,7 +132,7 @@ impl Router {
     /// [`CommandFailure::Acknowledged`](flotilla_shard::CommandFailure::Acknowledged)), unless an
     /// attempt made here was lost: then as [`RouteError::Timeout`], maybe committed.
     pub fn start_as(&self, origin: Origin, operation: Operation, deadline: Instant) -> Pending {
-        let now = Instant::now();
+        let now = self.inner.environment.now();
         let pending = Pending::new(self.inner.clone(), operation, deadline, now);
         let mut pending = pending.named(origin);
         pending.advance();
@@ -121,7 +146,7 @@ impl Router {
         consistency: Consistency,
         deadline: Instant,
     ) -> Pending {
-        let now = Instant::now();
+        let now = self.inner.environment.now();
         let pending = Pending::new(self.inner.clone(), operation, deadline, now);
         let mut pending = pending.with_consistency(consistency);
         pending.advance();
@@ -141,7 +166,7 @@ impl Router {
         consistency: Consistency,
         deadline: Instant,
     ) -> Vec<Pending> {
-        let now = Instant::now();
+        let now = self.inner.environment.now();
         let mut local = Vec::new();
         let mut remote: Vec<(NodeId, Vec<PeerMessage>)> = Vec::new();
         let mut pendings: Vec<Pending> = operations
@@ -233,7 +258,7 @@ async fn sweep(inner: Weak<Inner>, interval: Duration) {
         ticks.tick().await;
         match inner.upgrade() {
             Some(inner) if !inner.closed.load(Ordering::Acquire) => {
-                inner.forwards.sweep(Instant::now());
+                inner.forwards.sweep(inner.environment.now());
             }
             _ => return,
         }
@@ -243,6 +268,7 @@ async fn sweep(inner: Weak<Inner>, interval: Duration) {
 /// What the clones of a router share.
 pub(crate) struct Inner {
     pub(crate) options: RouterOptions,
+    pub(crate) environment: Arc<dyn Environment>,
     pub(crate) lanes: Box<dyn LocalShards>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) budget: Budget,
@@ -300,12 +326,6 @@ pub(crate) struct Terms {
     pub(crate) consistency: Consistency,
     pub(crate) entered: Instant,
     pub(crate) deadline: Instant,
-}
-
-/// Milliseconds since the Unix epoch, as this machine's clock says.
-pub(crate) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-    u64::try_from(now).unwrap_or(u64::MAX)
 }
 
 impl Inner {
@@ -396,7 +416,7 @@ impl Inner {
         }
         let is_write = operation.is_write();
         let (id, receiver) = self.forwards.enter(node, is_write, deadline, permit);
-        let timeout = deadline.saturating_duration_since(Instant::now());
+        let timeout = deadline.saturating_duration_since(self.environment.now());
         let body = ForwardedRequest { group, epoch, operation, consistency, origin, timeout };
         self.metrics.forwarded.inc();
         (Prepared::Remote { node, id, message: PeerMessage::Request { id, body } }, receiver)
@@ -469,52 +489,4 @@ impl Inner {
 
 fn cost_bytes(operation: &Operation) -> u64 {
     operation.payload_bytes() + REQUEST_OVERHEAD_BYTES
-}
-
-/// Where the keys of an operation lie.
-enum Located<'a> {
-    In(&'a Piece),
-    Across,
-    Unknown,
-}
-
-fn locate<'a>(map: &'a RangeMap, operation: &Operation) -> Located<'a> {
-    let mut spot = Spot { map, found: None };
-    match operation {
-        Operation::Get { key } => spot.key(key),
-        Operation::GetMany { keys } => keys.iter().for_each(|key| spot.key(key)),
-        Operation::Page { range, .. }
-        | Operation::Count { range }
-        | Operation::Write(Write::DeleteRange { range }) => {
-            spot.key(&range.start);
-            if let Some(Located::In(piece)) = spot.found
-                && !piece.range.covers(range)
-            {
-                spot.found = Some(Located::Across);
-            }
-        }
-        Operation::Write(write) => write.for_each_key(|key| spot.key(key)),
-    }
-    // No key at all: any shard can say so.
-    spot.found.or_else(|| map.pieces().first().map(Located::In)).unwrap_or(Located::Unknown)
-}
-
-/// Narrows down one piece that holds all keys.
-struct Spot<'a> {
-    map: &'a RangeMap,
-    found: Option<Located<'a>>,
-}
-
-impl Spot<'_> {
-    fn key(&mut self, key: &[u8]) {
-        match &self.found {
-            None => {
-                self.found = Some(self.map.lookup(key).map_or(Located::Unknown, Located::In));
-            }
-            Some(Located::In(piece)) if !piece.range.contains(key) => {
-                self.found = Some(Located::Across);
-            }
-            Some(_) => {}
-        }
-    }
 }

@@ -15,12 +15,13 @@
 //!
 //! What is absent: the shards' side of exactly-once, and retries.
 
+use crate::environment::Environment;
 use arc_swap::ArcSwap;
 use flotilla_shard::Origin;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Sessions of one router; a power of two.
 const SESSIONS: usize = 8;
@@ -32,27 +33,28 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Fresh sessions, born now (`now_ms`, milliseconds since the Unix epoch), with random names.
-    pub fn new(now_ms: u64) -> Sessions {
-        let sessions =
-            (0..SESSIONS).map(|_| ArcSwap::from_pointee(Session::fresh(now_ms))).collect();
-        Sessions { sessions }
+    /// Fresh sessions, born now, with random names.
+    pub fn new(environment: &dyn Environment) -> Sessions {
+        let born_ms = environment.wall_ms();
+        let fresh = |_| ArcSwap::from_pointee(Session::fresh(born_ms, environment));
+        Sessions { sessions: (0..SESSIONS).map(fresh).collect() }
     }
 
-    /// Names a write of the calling thread. It counts as unfinished until the ticket is dropped.
-    pub fn begin(&self) -> Ticket {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed);
-        }
-        let mine = MINE.with(|mine| *mine) & (SESSIONS - 1);
-        Session::begin(&self.sessions[mine].load())
+    /// Names a write of the thread that `slot` stands for. It counts as unfinished until the ticket
+    /// is dropped.
+    pub fn begin(&self, slot: usize) -> Ticket {
+        Session::begin(&self.sessions[slot & (SESSIONS - 1)].load())
     }
 
     /// Names anew a write that a shard did not take as `expired`, because it admits only sessions
     /// born after `watermark_ms`. The session at fault is replaced for all later writes, once,
     /// however many of its writes come back.
-    pub fn renew(&self, expired: &Origin, watermark_ms: u64) -> Ticket {
+    pub fn renew(
+        &self,
+        expired: &Origin,
+        watermark_ms: u64,
+        environment: &dyn Environment,
+    ) -> Ticket {
         let is_it = |session: &Session| session.id == expired.session;
         let slot = self.sessions.iter().find(|slot| is_it(&slot.load()));
         let Some(slot) = slot else {
@@ -60,15 +62,20 @@ impl Sessions {
             let young = self.sessions.iter().find(|slot| slot.load().born_ms > watermark_ms);
             return match young {
                 Some(slot) => Session::begin(&slot.load()),
-                None => self.replace(&self.sessions[0], watermark_ms),
+                None => self.replace(&self.sessions[0], watermark_ms, environment),
             };
         };
-        self.replace(slot, watermark_ms)
+        self.replace(slot, watermark_ms, environment)
     }
 
-    fn replace(&self, slot: &ArcSwap<Session>, watermark_ms: u64) -> Ticket {
-        let born_ms = crate::route::now_ms().max(watermark_ms.saturating_add(1));
-        let fresh = Arc::new(Session::fresh(born_ms));
+    fn replace(
+        &self,
+        slot: &ArcSwap<Session>,
+        watermark_ms: u64,
+        environment: &dyn Environment,
+    ) -> Ticket {
+        let born_ms = environment.wall_ms().max(watermark_ms.saturating_add(1));
+        let fresh = Arc::new(Session::fresh(born_ms, environment));
         let ticket = Session::begin(&fresh);
         slot.store(fresh);
         ticket
@@ -87,9 +94,9 @@ struct Session {
 }
 
 impl Session {
-    fn fresh(born_ms: u64) -> Session {
+    fn fresh(born_ms: u64, environment: &dyn Environment) -> Session {
         // 0 means "no session".
-        Session::new(rand::random_range(1..=u64::MAX), born_ms)
+        Session::new(environment.random().max(1), born_ms)
     }
 
     fn new(id: u64, born_ms: u64) -> Session {
@@ -185,8 +192,36 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::thread_slot;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+    use std::time::{Duration, Instant};
+    use tokio::sync::oneshot;
+
+    /// A clock that stands at 1, and the system's chance.
+    struct Fixed;
+
+    impl Environment for Fixed {
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn wall_ms(&self) -> u64 {
+            1
+        }
+
+        fn random(&self) -> u64 {
+            rand::random()
+        }
+
+        fn thread_slot(&self) -> usize {
+            thread_slot()
+        }
+
+        fn after(&self, _: Duration) -> oneshot::Receiver<()> {
+            oneshot::channel().1
+        }
+    }
 
     #[test]
     fn the_lowest_waits_for_the_oldest_write() {
@@ -206,11 +241,13 @@ mod tests {
 
     #[test]
     fn threads_share_no_sequence() {
-        let sessions = Sessions::new(1);
+        let sessions = Sessions::new(&Fixed);
         let origins: Vec<Origin> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..20)
                 .map(|_| {
-                    scope.spawn(|| (0..500).map(|_| sessions.begin().origin()).collect::<Vec<_>>())
+                    scope.spawn(|| {
+                        (0..500).map(|_| sessions.begin(thread_slot()).origin()).collect::<Vec<_>>()
+                    })
                 })
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -224,18 +261,18 @@ mod tests {
 
     #[test]
     fn a_forgotten_session_is_replaced_once_for_all_its_writes() {
-        let sessions = Sessions::new(1);
-        let (first, second) = (sessions.begin(), sessions.begin());
+        let sessions = Sessions::new(&Fixed);
+        let (first, second) = (sessions.begin(thread_slot()), sessions.begin(thread_slot()));
         let far = u64::MAX / 2;
-        let renewed = sessions.renew(&first.origin(), far);
+        let renewed = sessions.renew(&first.origin(), far, &Fixed);
         assert_ne!(renewed.origin().session, first.origin().session);
         assert!(renewed.origin().session_born_ms > far);
-        let again = sessions.renew(&second.origin(), far);
+        let again = sessions.renew(&second.origin(), far, &Fixed);
         assert_eq!(again.origin().session, renewed.origin().session, "the same fresh one");
         assert_ne!(again.origin().sequence, renewed.origin().sequence);
-        assert_eq!(sessions.begin().origin().session, renewed.origin().session);
+        assert_eq!(sessions.begin(thread_slot()).origin().session, renewed.origin().session);
         // Another shard has forgotten even later ones.
-        let later = sessions.renew(&second.origin(), far * 2);
+        let later = sessions.renew(&second.origin(), far * 2, &Fixed);
         assert!(later.origin().session_born_ms > far * 2);
     }
 

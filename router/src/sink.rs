@@ -6,7 +6,7 @@ use crate::route::Inner;
 use flotilla_shard::{NodeId, Part, Refusal, Reply, Request, hold};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// No forwarded request may occupy this node for longer, whatever its sender says.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
@@ -29,7 +29,7 @@ impl Inbound for Sink {
     fn receive(&self, from: NodeId, messages: Vec<PeerMessage>) {
         let Some(inner) = self.inner.upgrade() else { return };
         let closed = inner.closed.load(Ordering::Acquire);
-        let now = Instant::now();
+        let now = inner.environment.now();
         let answers = inner.budget.account(Part::Reads);
         let mut raft = Vec::new();
         let mut snapshots = Vec::new();

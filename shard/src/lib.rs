@@ -27,6 +27,7 @@ mod perform;
 mod reads;
 pub mod replica;
 pub mod request;
+pub mod restore;
 mod serve;
 pub mod sessions;
 pub mod snapshot;
@@ -49,6 +50,7 @@ pub use metrics::ShardMetrics;
 pub use outbox::{GroupMessage, Outbox, Parcel};
 pub use replica::{Replica, ReplicaOptions, ReplicaStart};
 pub use request::{Answer, Consistency, Operation, Refusal, Reply, Request};
+pub use serve::ColdRead;
 pub use snapshot::{
     SnapshotEvent, SnapshotHandle, SnapshotMessage, SnapshotMetrics, SnapshotOptions, SnapshotSink,
     Snapshots,

@@ -37,4 +37,4 @@ pub use event::{SnapshotEvent, SnapshotSink};
 pub use handle::SnapshotHandle;
 pub use message::{AbortReason, DeclineReason, Offer, SnapshotMessage, Summary, TransferId};
 pub use metrics::SnapshotMetrics;
-pub use service::{FreeDisk, SnapshotOptions, Snapshots};
+pub use service::{Clock, FreeDisk, SnapshotOptions, SnapshotWork, Snapshots};

@@ -97,20 +97,11 @@ impl Snapshots {
         sink: Arc<dyn SnapshotSink>,
         metrics: SnapshotMetrics,
     ) -> io::Result<(SnapshotHandle, Snapshots)> {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let handle = SnapshotHandle::new(sender.clone());
-        let mut worker = Worker {
-            exchange: Exchange::new(&options, metrics),
-            started: Instant::now(),
-            store,
-            checkpoints,
-            outbox,
-            inbox: sender,
-            exports: BTreeMap::new(),
-            imports: BTreeMap::new(),
-            swapped: None,
-            sink: sink.clone(),
-        };
+        let started = Instant::now();
+        let clock: Clock = Box::new(move || started.elapsed());
+        let exchange = Exchange::new(&options, metrics);
+        let (handle, mut worker, receiver) =
+            Worker::new(exchange, store, checkpoints, outbox, sink.clone(), clock);
         let thread = std::thread::Builder::new().name("snapshots".into()).spawn(move || {
             // A broken assertion must reach the node, not end this thread in silence.
             let work = AssertUnwindSafe(|| worker.run(&receiver));
@@ -123,6 +114,23 @@ impl Snapshots {
         Ok((handle.clone(), Snapshots { handle, thread }))
     }
 
+    /// The same without a thread: whoever owns the work does it step by step, by the time that
+    /// `clock` gives.
+    pub fn without_thread(
+        options: SnapshotOptions,
+        store: Store,
+        checkpoints: CheckpointHandle,
+        outbox: Arc<dyn Outbox>,
+        sink: Arc<dyn SnapshotSink>,
+        metrics: SnapshotMetrics,
+        clock: Clock,
+    ) -> (SnapshotHandle, SnapshotWork) {
+        let exchange = Exchange::new(&options, metrics);
+        let (handle, worker, inbox) =
+            Worker::new(exchange, store, checkpoints, outbox, sink, clock);
+        (handle, SnapshotWork { worker, inbox })
+    }
+
     /// Ends all transfers and joins the thread. Nothing that was received stays behind, but what
     /// is being installed just now.
     pub fn shutdown(self) {
@@ -133,9 +141,39 @@ impl Snapshots {
     }
 }
 
+/// What [`Snapshots`] does, to be done by its owner: for simulations, which have one thread.
+pub struct SnapshotWork {
+    worker: Worker,
+    inbox: Receiver<Input>,
+}
+
+impl SnapshotWork {
+    /// True if something was handed in since the last turn.
+    pub fn is_asked(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// True while the clock is to be looked at every [`SnapshotWork::TICK_INTERVAL`].
+    pub fn is_active(&self) -> bool {
+        self.worker.exchange.is_active()
+    }
+
+    /// How often a turn is due while something is under way.
+    pub const TICK_INTERVAL: Duration = TICK_INTERVAL;
+
+    /// Takes the next of what was handed in, if there is anything, and looks at the clock.
+    pub fn turn(&mut self) {
+        let input = self.inbox.try_recv().ok();
+        self.worker.turn(input);
+    }
+}
+
+/// Time since the start of a service. It never goes back.
+pub type Clock = Box<dyn Fn() -> Duration + Send>;
+
 struct Worker {
     exchange: Exchange,
-    started: Instant,
+    clock: Clock,
     store: Store,
     checkpoints: CheckpointHandle,
     outbox: Arc<dyn Outbox>,
@@ -149,6 +187,32 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(
+        exchange: Exchange,
+        store: Store,
+        checkpoints: CheckpointHandle,
+        outbox: Arc<dyn Outbox>,
+        sink: Arc<dyn SnapshotSink>,
+        clock: Clock,
+    ) -> (SnapshotHandle, Worker, Receiver<Input>) {
+        let (inbox, receiver) = crossbeam_channel::unbounded();
+        let handle = SnapshotHandle::new(inbox.clone());
+        let (exports, imports) = (BTreeMap::new(), BTreeMap::new());
+        let worker = Worker {
+            exchange,
+            clock,
+            store,
+            checkpoints,
+            outbox,
+            sink,
+            inbox,
+            exports,
+            imports,
+            swapped: None,
+        };
+        (handle, worker, receiver)
+    }
+
     fn run(&mut self, inbox: &Receiver<Input>) {
         loop {
             let input = if self.exchange.is_active() {
@@ -172,7 +236,7 @@ impl Worker {
     }
 
     fn now(&self) -> Duration {
-        self.started.elapsed()
+        (self.clock)()
     }
 
     fn turn(&mut self, input: Option<Input>) {

@@ -70,6 +70,11 @@ impl SimFs {
         self.inner.disk.lock().fail_after = Some(operations);
     }
 
+    /// True once the changes that [`SimFs::fail_after`] allowed are used up: everything fails.
+    pub fn is_down(&self) -> bool {
+        self.inner.disk.lock().check_alive().is_err()
+    }
+
     /// Lets `syncs` more file syncs succeed and fails the one after with EIO, once.
     pub fn fail_sync_after(&self, syncs: u64) {
         self.inner.disk.lock().fail_sync_after = Some(syncs);

@@ -68,6 +68,7 @@ mod sweep;
 mod tombstones;
 mod view;
 mod watch;
+mod work;
 mod worker;
 
 pub use backend::OpenBackend;
@@ -82,6 +83,7 @@ pub use pool::ReadPool;
 pub use row::Row;
 pub use shard::{Frozen, Lookup, RowChange, Shard, ShardReader};
 pub use view::{Page, PageOptions, View};
+pub use work::{CheckpointWork, NextTurn};
 pub use worker::{CheckpointCompletion, CheckpointHandle, Checkpointed, Checkpointer};
 
 /// The store of one node. Clones are handles to the same store; the file is closed with the last.

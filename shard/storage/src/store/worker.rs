@@ -26,6 +26,7 @@ use super::error::{StoreError, panic_message};
 use super::import::{Import, Loading, Step};
 use super::shard::Frozen;
 use super::sweep::Sweep;
+use super::work::CheckpointWork;
 use crate::GroupId;
 use crate::range::KeyRange;
 
@@ -130,31 +131,22 @@ impl Checkpointer {
         store: Store,
         completions: Vec<Arc<dyn CheckpointCompletion>>,
     ) -> Result<Checkpointer, StoreError> {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let asking = sender.clone();
-        store.base().watch().on_reopen_wanted(Some(Box::new(move |epoch| {
-            // Nobody to ask any more: the store is being shut down.
-            let _ = asking.send(Message::Reopen(epoch));
-        })));
+        let (handle, worker, receiver) = Worker::new(store, completions);
         let name = "checkpoint".to_owned();
-        let merged_bytes = store.metrics().memtables.merged_bytes.clone();
-        let worker = Worker {
-            store,
-            completions,
-            pending: Vec::new(),
-            imports: BTreeMap::new(),
-            steps: VecDeque::new(),
-            sweep: None,
-            outage: None,
-            stop: false,
-        };
         let thread = thread::Builder::new()
             .name(name.clone())
             .spawn(move || worker.run(&receiver))
             .map_err(|source| StoreError::Thread { name, source: Arc::new(source) })?;
-        let next_import = Arc::default();
-        let handle = CheckpointHandle { sender, next_import, merged_bytes };
         Ok(Checkpointer { handle, thread })
+    }
+
+    /// The same without a thread: whoever owns the work does it step by step.
+    pub fn without_thread(
+        store: Store,
+        completions: Vec<Arc<dyn CheckpointCompletion>>,
+    ) -> (CheckpointHandle, CheckpointWork) {
+        let (handle, worker, receiver) = Worker::new(store, completions);
+        (handle, CheckpointWork::new(worker, receiver))
     }
 
     /// A handle for a lane to submit through.
@@ -177,7 +169,7 @@ impl Checkpointer {
     }
 }
 
-struct Worker {
+pub(super) struct Worker {
     store: Store,
     completions: Vec<Arc<dyn CheckpointCompletion>>,
     /// Submitted and not yet in redb, in order, with their lanes.
@@ -193,23 +185,33 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(
+        store: Store,
+        completions: Vec<Arc<dyn CheckpointCompletion>>,
+    ) -> (CheckpointHandle, Worker, Receiver<Message>) {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let asking = sender.clone();
+        store.base().watch().on_reopen_wanted(Some(Box::new(move |epoch| {
+            // Nobody to ask any more: the store is being shut down.
+            let _ = asking.send(Message::Reopen(epoch));
+        })));
+        let merged_bytes = store.metrics().memtables.merged_bytes.clone();
+        let handle = CheckpointHandle { sender, next_import: Arc::default(), merged_bytes };
+        let worker = Worker {
+            store,
+            completions,
+            pending: Vec::new(),
+            imports: BTreeMap::new(),
+            steps: VecDeque::new(),
+            sweep: None,
+            outage: None,
+            stop: false,
+        };
+        (handle, worker, receiver)
+    }
+
     fn run(mut self, receiver: &Receiver<Message>) {
-        while self.receive(receiver) {
-            if self.outage.is_some() && !self.try_reopen() && !self.stop {
-                continue;
-            }
-            // A broken assertion must reach the lanes, not end this thread in silence.
-            let work = std::panic::catch_unwind(AssertUnwindSafe(|| self.work()));
-            if let Err(panic) = work {
-                let message = panic_message(&*panic);
-                let error = StoreError::Panicked { doing: "write a checkpoint", message };
-                self.completions.iter().for_each(|lane| lane.failed(&error));
-                break;
-            }
-            if self.stop {
-                break;
-            }
-        }
+        while self.receive(receiver) && self.attend() {}
         self.store.base().watch().on_reopen_wanted(None);
         let closed = || StoreError::Closed { why: "the store was shut down".to_owned() };
         self.steps.into_iter().for_each(|(.., step)| step.refuse(closed()));
@@ -218,6 +220,27 @@ impl Worker {
                 step.refuse(closed());
             }
         }
+    }
+
+    /// Does some of what is to be done. False: that was the end.
+    pub(super) fn attend(&mut self) -> bool {
+        if self.outage.is_some() && !self.try_reopen() && !self.stop {
+            return true;
+        }
+        // A broken assertion must reach the lanes, not end this thread in silence.
+        let work = std::panic::catch_unwind(AssertUnwindSafe(|| self.work()));
+        if let Err(panic) = work {
+            let message = panic_message(&*panic);
+            let error = StoreError::Panicked { doing: "write a checkpoint", message };
+            self.completions.iter().for_each(|lane| lane.failed(&error));
+            return false;
+        }
+        !self.stop
+    }
+
+    /// While the disk fails: how long to wait before the next attempt.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        self.outage
     }
 
     /// Takes in what came; waits for something to do. False when nothing can come any more.
@@ -237,7 +260,12 @@ impl Worker {
             None
         };
         // What queued up meanwhile goes into the same commit.
-        for message in first.into_iter().chain(receiver.try_iter()) {
+        self.take_in(first.into_iter().chain(receiver.try_iter()));
+        true
+    }
+
+    pub(super) fn take_in(&mut self, messages: impl Iterator<Item = Message>) {
+        for message in messages {
             match message {
                 Message::Submit { lane, frozen } => {
                     assert!(lane < self.completions.len(), "lane {lane} has no completion");
@@ -254,7 +282,6 @@ impl Worker {
                 Message::Shutdown => self.stop = true,
             }
         }
-        true
     }
 
     /// One checkpoint of all that is pending, and one step of an import.
@@ -275,7 +302,7 @@ impl Worker {
     }
 
     /// True if there is nothing to do before a message comes.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.steps.is_empty() && self.pending.is_empty() && self.sweep.is_none()
     }
 

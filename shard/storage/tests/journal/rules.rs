@@ -318,6 +318,31 @@ fn a_missing_segment_is_a_gap() {
     assert_eq!(recovery.groups[&GroupId(2)].last_index, 1);
 }
 
+/// Nobody who is left can miss what only a lost boot knew: the damage itself must be told.
+#[test]
+fn the_loss_of_all_that_the_first_boots_wrote_is_told() {
+    let fs = SimFs::new(1);
+    for index in 1..=3 {
+        let (mut journal, _) = open(&fs);
+        if index == 1 {
+            commit(&mut journal, &[birth(1), birth(2), append(2, 1, 1, 1)]);
+        }
+        commit(&mut journal, &[append(1, 1, index, index)]);
+        journal.prove().unwrap();
+    }
+    let paths = segment_paths(&fs);
+    assert_eq!(paths.len(), 3, "one for each boot");
+    fs.remove(&paths[0]).unwrap();
+    let (_, recovery) = open(&fs);
+    assert!(recovery.groups[&GroupId(1)].suspect);
+    assert!(!recovery.groups.contains_key(&GroupId(2)), "of it nothing is left");
+    assert_eq!(recovery.corrupt.len(), 1, "{:?}", recovery.corrupt);
+    assert!(recovery.corrupt[0].harmful && recovery.corrupt[0].segment.is_none());
+    // It is told once: the log begins behind it from now on.
+    let (_, again) = open(&fs);
+    assert!(again.corrupt.is_empty() && again.groups[&GroupId(1)].suspect);
+}
+
 #[test]
 fn an_unreadable_block_is_damage_not_an_error() {
     let fs = SimFs::new(1);

@@ -88,6 +88,10 @@ pub(super) fn select(segments: Vec<ScannedSegment>) -> Selected {
         selected,
         is_cut: false,
     };
+    // Of older boots, which are still needed, nothing was found at all.
+    if boots.last().is_some_and(|oldest| newest.oldest_batch < oldest.first) {
+        walk.lose(newest.oldest_batch, None);
+    }
     for boot in boots.iter().rev() {
         walk.boot(boot, newest.oldest_batch, &mut owned);
     }

@@ -15,7 +15,7 @@
 
 use crate::environment::{Environment, System};
 use crate::error::RouteError;
-use crate::forward::Forwards;
+use crate::forward::{Forwards, Sent};
 use crate::leaders::LeaderHints;
 use crate::locate::{Located, locate};
 use crate::map::RangeMap;
@@ -103,9 +103,9 @@ impl Router {
         Router { inner }
     }
 
-    /// Ends overdue forwards.
+    /// Ends forwards that are overdue, or wait for a node that another one leads by now.
     pub fn sweep(&self) {
-        self.inner.forwards.sweep(self.inner.environment.now());
+        self.inner.sweep();
     }
 
     /// Starts `operation` and gives the future of its answer.
@@ -250,7 +250,7 @@ impl std::fmt::Debug for Router {
     }
 }
 
-/// Ends overdue forwards until the router is gone.
+/// Ends forwards that nobody should wait for until the router is gone.
 async fn sweep(inner: Weak<Inner>, interval: Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -258,7 +258,7 @@ async fn sweep(inner: Weak<Inner>, interval: Duration) {
         ticks.tick().await;
         match inner.upgrade() {
             Some(inner) if !inner.closed.load(Ordering::Acquire) => {
-                inner.forwards.sweep(inner.environment.now());
+                inner.sweep();
             }
             _ => return,
         }
@@ -329,6 +329,12 @@ pub(crate) struct Terms {
 }
 
 impl Inner {
+    fn sweep(&self) {
+        let now = self.environment.now();
+        self.forwards.sweep(now);
+        self.forwards.lose_overtaken(now, |group| self.lanes.leader(group));
+    }
+
     /// Decides whom to ask next.
     pub(crate) fn aim(&self, operation: &Operation, terms: &Terms, tries: &mut Tries) -> Aim {
         if self.closed.load(Ordering::Acquire) {
@@ -414,9 +420,11 @@ impl Inner {
             };
             return (Prepared::Local(request), receiver);
         }
-        let is_write = operation.is_write();
-        let (id, receiver) = self.forwards.enter(node, is_write, deadline, permit);
-        let timeout = deadline.saturating_duration_since(self.environment.now());
+        let (is_write, leader) = (operation.is_write(), self.lanes.leader(group));
+        let at = self.environment.now();
+        let sent = Sent { node, group, leader, is_write, at, deadline };
+        let (id, receiver) = self.forwards.enter(sent, permit);
+        let timeout = deadline.saturating_duration_since(at);
         let body = ForwardedRequest { group, epoch, operation, consistency, origin, timeout };
         self.metrics.forwarded.inc();
         (Prepared::Remote { node, id, message: PeerMessage::Request { id, body } }, receiver)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flotilla_router::peer::{LocalNetwork, PeerMessage, SendReport, Transport};
 use flotilla_shard::budget::Part;
 use flotilla_shard::snapshot::TransferId;
-use flotilla_shard::{Answer, Budget, Entry, NodeId, SnapshotMessage};
+use flotilla_shard::{Budget, NodeId, SnapshotMessage};
 use peer_support::{
     Event, FakePeer, FrameReader, Node, append, heartbeat, ids, listen, options, recorder, request,
     start, until_metric, within,
@@ -217,18 +217,16 @@ async fn outboxes_are_counted_in_the_budget() {
     let mut one = start(counted, listener);
     let [_liveness, data, _bulk] = peer.welcome_all().await;
     one.events.until(Event::Connected(TWO)).await;
-    let reply = |id| {
-        let entry = Entry { value: Bytes::from(vec![1; LARGE]), version: 1, expires_at_ms: None };
-        PeerMessage::Reply { id, result: Ok(Answer::Value(Some(entry))) }
-    };
-    one.transport.send(TWO, (0..4).map(reply).collect());
+    // What answers readers is counted where it was read.
+    let write = |id| put(1, id, LARGE);
+    one.transport.send(TWO, (0..4).map(write).collect());
     let held = budget.part_bytes(Part::Outboxes);
     assert!(held > 3 * LARGE as u64, "{held} bytes are counted");
     let mut data = FrameReader::new(data);
     assert_eq!(arrivals(&mut data, 4).await.len(), 4);
     until_metric(&one.metrics, "flotilla_peer_outbox_bytes", 0.0).await;
     assert_eq!(budget.part_bytes(Part::Outboxes), 0);
-    one.transport.send(TWO, (0..4).map(reply).collect());
+    one.transport.send(TWO, (0..4).map(write).collect());
     one.transport.shutdown().await;
     drop(one);
     assert_eq!(budget.part_bytes(Part::Outboxes), 0, "what was lost is still counted");

@@ -176,6 +176,23 @@ async fn an_overdue_forward_is_swept() {
     assert_eq!(error, RouteError::Timeout { maybe_committed: false });
 }
 
+/// As when the leader's machine loses its network: nothing closes the connection.
+#[tokio::test]
+async fn who_leads_no_more_and_is_silent_is_not_waited_for() {
+    let world = World::new(&[]);
+    for operation in [put("a", "1"), get("a")] {
+        world.shared.lock().leaders.insert(GroupId(1), NodeId(1));
+        world.prank(1, Prank::Hold);
+        let pending = world.router(2).start(operation, late());
+        assert_eq!(world.asked().last(), Some(&1));
+        world.shared.lock().leaders.insert(GroupId(1), NodeId(3));
+        assert!(pending.await.is_ok());
+        assert_eq!(world.asked().last(), Some(&3));
+    }
+    assert_eq!(world.effects_of("1"), 1);
+    assert_eq!(world.nodes[1].metric("flotilla_router_forwards_pending"), 0.0);
+}
+
 #[tokio::test]
 async fn only_the_door_refuses_and_it_does_so_at_once() {
     let world = World::new(&[]);

@@ -26,6 +26,9 @@ use super::tracer::Tracer;
 
 /// Between two looks at the nodes.
 const WATCH: Duration = Duration::from_millis(50);
+/// At most so much of the time between two looks counts where nodes are given time: what is more was
+/// lost by this program too, because the machine stood still.
+const WATCH_COUNTED_MAX: Duration = Duration::from_millis(250);
 /// Between two cuts of the same connections.
 const CUT_AGAIN: Duration = Duration::from_millis(300);
 /// How long a node with an empty directory may take to refuse.
@@ -76,8 +79,11 @@ pub struct Conductor<'a> {
     network: &'a Network,
     tools: &'a Tools,
     active: BTreeMap<usize, Active>,
-    /// Until when a node may end because of its disk.
-    excused: BTreeMap<u64, Instant>,
+    /// Until when a node may end because of its disk, by `awake`.
+    excused: BTreeMap<u64, Duration>,
+    /// How long this has watched.
+    awake: Duration,
+    watched_at: Instant,
     blank: BTreeSet<u64>,
     done: Conducted,
 }
@@ -87,7 +93,8 @@ impl<'a> Conductor<'a> {
     pub fn new(cluster: &'a mut Cluster, network: &'a Network, tools: &'a Tools) -> Conductor<'a> {
         let (active, excused) = (BTreeMap::new(), BTreeMap::new());
         let (blank, done) = (BTreeSet::new(), Conducted::default());
-        Conductor { cluster, network, tools, active, excused, blank, done }
+        let (awake, watched_at) = (Duration::ZERO, Instant::now());
+        Conductor { cluster, network, tools, active, excused, awake, watched_at, blank, done }
     }
 
     /// Plays `schedule` from now on, until `length` is over. What cannot be played is told as a broken
@@ -141,11 +148,14 @@ impl<'a> Conductor<'a> {
 
     /// Looks at every node once.
     async fn watch(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        self.awake += now.duration_since(self.watched_at).min(WATCH_COUNTED_MAX);
+        self.watched_at = now;
         for node in self.cluster.nodes() {
             if self.blank.contains(&node) {
                 self.watch_blank(node).await?;
             } else if let Some(status) = self.cluster.take_end(node)? {
-                let excused = self.excused.get(&node).is_some_and(|until| Instant::now() < *until);
+                let excused = self.excused.get(&node).is_some_and(|until| self.awake < *until);
                 if excused && status.code() == Some(1) {
                     self.done.ended_by_disk += 1;
                 } else {
@@ -251,7 +261,7 @@ impl<'a> Conductor<'a> {
                 self.cluster.restart(node)?;
             }
             Kind::SyncError => {
-                self.excused.insert(node, Instant::now() + planned.length + END_TIMEOUT);
+                self.excused.insert(node, self.awake + planned.length + END_TIMEOUT);
                 let process = process.context("it runs")?;
                 return Ok(Some(Tracer::attach(process, "fdatasync:error=EIO").await?));
             }
@@ -282,7 +292,7 @@ impl<'a> Conductor<'a> {
                     }
                     Kind::Wipe => self.give_back(*node).await?,
                     Kind::SyncError => {
-                        self.excused.insert(*node, Instant::now() + END_TIMEOUT);
+                        self.excused.insert(*node, self.awake + END_TIMEOUT);
                         self.start_again(*node)?;
                     }
                     Kind::FullDisk => self.tools.small_disk().context("there is one")?.free()?,
@@ -305,8 +315,8 @@ impl<'a> Conductor<'a> {
 
     /// Waits until a blank node has refused, and starts it on its own directory.
     async fn give_back(&mut self, node: u64) -> anyhow::Result<()> {
-        let deadline = Instant::now() + REFUSAL_TIMEOUT;
-        while self.cluster.process(node).is_some() && Instant::now() < deadline {
+        let deadline = self.awake + REFUSAL_TIMEOUT;
+        while self.cluster.process(node).is_some() && self.awake < deadline {
             self.watch().await?;
             tokio::time::sleep(WATCH).await;
         }

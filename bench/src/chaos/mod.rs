@@ -239,16 +239,31 @@ async fn play(stage: &mut Stage, plan: &Plan, schedule: &Schedule, fleet: Fleet)
     let Stage { cluster, network, tools } = stage;
     let mut told = Conductor::new(cluster, network, tools).play(schedule, plan.length).await;
     let healed = Instant::now();
-    let recovered_after = match cluster.wait_ready(RECOVERY_TIMEOUT).await {
-        Ok(()) => Some(healed.elapsed()),
-        Err(error) => {
-            told.violations.push(format!("not ready again: {error:#}"));
-            None
-        }
-    };
+    let recovered = recover(cluster).await.map(|()| healed.elapsed());
+    if let Err(error) = &recovered {
+        told.violations.push(format!("not ready again: {error:#}"));
+    }
     tokio::time::sleep(AFTER).await;
     let seen = fleet.stop(&mut told.violations).await;
-    Played { told, seen, recovered_after }
+    Played { told, seen, recovered_after: recovered.ok() }
+}
+
+/// Waits until all nodes are ready, second by second: when the machine stands still, so does the
+/// time that they are given.
+async fn recover(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let slice = Duration::from_secs(1);
+    for left in (0..RECOVERY_TIMEOUT.as_secs()).rev() {
+        let waited = cluster.wait_ready(slice).await;
+        if cluster.running() != cluster.nodes() {
+            return waited.and_then(|()| bail!("a node ended"));
+        }
+        match waited {
+            Err(error) if left == 0 => return Err(error),
+            Err(_) => {}
+            Ok(()) => return Ok(()),
+        }
+    }
+    bail!("there is no time for it")
 }
 
 /// What nodes said when a part of them panicked.

@@ -147,14 +147,17 @@ fn with_majority(told: &Conducted, seen: &[Seen]) -> Gap {
 }
 
 /// The longest shard gap of each fault, the longest first. Of a fault that takes the majority away
-/// only what comes after it counts.
+/// only what comes after it counts, of every one only what comes before the next.
 fn gaps(told: &Conducted, seen: &[Seen], shards: u32) -> Vec<(Happened, ShardGap)> {
     let done = told.happened.iter().filter(|happened| happened.skipped.is_none());
     let mut gaps: Vec<(Happened, ShardGap)> = done
         .map(|happened| {
             let takes_majority = happened.planned.fault.kind.takes_majority();
             let from = if takes_majority { happened.ended } else { happened.begun };
-            let gap = longest_shard_gap(seen, shards, from, happened.ended + AFTERMATH);
+            let later = told.happened.iter().filter(|it| it.skipped.is_none());
+            let next = later.map(|later| later.begun).filter(|begun| *begun > happened.ended).min();
+            let to = happened.ended + AFTERMATH;
+            let gap = longest_shard_gap(seen, shards, from, next.map_or(to, |next| next.min(to)));
             (happened.clone(), gap)
         })
         .collect();

@@ -9,7 +9,7 @@ use flotilla_mutation::Mutation;
 
 use super::super::judges::Violation;
 use super::super::options::{FaultRates, Options};
-use super::scenes::{damage, reads, sessions};
+use super::scenes::{damage, overwritten, reads, sessions};
 
 /// Makes something frequent in a life.
 pub type Shape = fn(&mut Options);
@@ -41,12 +41,14 @@ pub fn of(mutation: Mutation) -> Plan {
         | Mutation::ReleaseOnOlderTicket
         | Mutation::AcknowledgeUnsynced
         | Mutation::ApplyBeyondCommit => lives(slow_disks),
-        Mutation::ResetVoteOnEqualTerm => lives(elections),
+        Mutation::ResetVoteOnEqualTerm => lives(contests),
         Mutation::CountOldTermEntries => lives(elections),
         Mutation::SkipEmptyEntry => lives_or(read_by_rounds, reads::before_the_first_entry),
         Mutation::TruncateWithoutConflict => lives(disorder),
         Mutation::CompactedPrevIsConflict => lives(short_logs),
-        Mutation::CountStalePersistence => lives(slow_disks),
+        Mutation::CountStalePersistence => {
+            lives_or(overwritten_tails, overwritten::while_being_written)
+        }
         Mutation::ReuseReadId => lives_or(read_by_rounds, reads::after_an_earlier_round),
         Mutation::CountStaleRound => lives_or(read_by_rounds, reads::after_an_earlier_round),
         Mutation::LeaseWhileTransferring => lives_or(transfers, reads::while_handing_over),
@@ -99,6 +101,23 @@ fn slow_disks(options: &mut Options) {
     options.faults.stall = 20;
 }
 
+/// Several campaign at a time.
+fn contests(options: &mut Options) {
+    elections(options);
+    options.election_timeout = options.heartbeat_interval * 4;
+    options.latency.1 = Duration::from_millis(40);
+    options.lost = 100;
+    (options.faults.kill, options.faults.isolation) = (40, 40);
+}
+
+/// Leaders are cut off, and come back to find that what is being written is overwritten.
+fn overwritten_tails(options: &mut Options) {
+    slow_disks(options);
+    let faults = &mut options.faults;
+    (faults.kill, faults.isolation, faults.one_way, faults.transfer) = (40, 60, 60, 60);
+    options.lost = 50;
+}
+
 fn disorder(options: &mut Options) {
     busy(options);
     options.groups = 1;
@@ -114,7 +133,7 @@ fn one_key(options: &mut Options) {
     options.groups = 1;
     options.keys = 1;
     options.clients = 12;
-    options.think_max = Duration::from_millis(10);
+    options.think_max = Duration::from_millis(40);
     options.sync_max = Duration::from_millis(1);
     options.latency.1 = Duration::from_millis(1);
     options.lane_delay_max = Duration::from_micros(100);

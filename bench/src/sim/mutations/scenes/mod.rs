@@ -2,9 +2,11 @@
 //! meet. Without the bug each of them is well.
 //!
 //! * `trio` is three replicas of a group whose messages go where the scene says; `reads` asks them.
-//! * `damage` breaks a journal, `sessions` lets sessions be forgotten.
+//! * `overwritten` is one replica with a slow disk, `damage` breaks a journal, `sessions` lets
+//!   sessions be forgotten.
 
 pub mod damage;
+pub mod overwritten;
 pub mod reads;
 pub mod sessions;
 mod trio;

@@ -37,7 +37,8 @@ pub struct Trio {
     leases: Option<Leases>,
 }
 
-fn options(id: usize, leases: Option<Leases>) -> Options {
+/// The options of one of the three.
+pub fn options(id: usize, leases: Option<Leases>) -> Options {
     Options {
         id: ReplicaId(id as u64),
         voters: [1, 2, 3].map(ReplicaId).to_vec(),

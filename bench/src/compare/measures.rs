@@ -25,6 +25,8 @@ pub struct Measure {
     /// How many times what was asked for is let pass. Latencies scatter more than throughput, and
     /// tails more than medians.
     pub tolerance: f64,
+    /// True for what a comparison is about: if it is not known well enough, nothing is.
+    pub is_headline: bool,
     /// Writes a value with its unit.
     pub text: fn(f64) -> String,
     /// What it was in each second, where that is known.
@@ -36,6 +38,7 @@ impl Measure {
     pub fn all(kinds: &[String]) -> Vec<Measure> {
         let mut measures = vec![Measure {
             more_is_better: true,
+            is_headline: true,
             each_second: Some(|result| {
                 result.series.iter().map(|second| second.operations as f64).collect()
             }),
@@ -74,6 +77,7 @@ impl Measure {
             more_is_better: false,
             single_noise,
             tolerance: 1.0,
+            is_headline: false,
             text,
             each_second: None,
         }

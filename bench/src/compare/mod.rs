@@ -11,7 +11,8 @@
 //! * Worse means: by more than allowed, and by more than noise explains. Few rounds widen the
 //!   noise; they never hide that they are few.
 //!
-//! Exit codes: 0 nothing is worse, 1 something is, 2 the comparison makes no sense.
+//! Exit codes: 0 nothing is worse, 1 something is, 2 the comparison makes no sense, 3 noise would
+//! hide twice what is allowed.
 
 mod interleave;
 mod matching;
@@ -37,6 +38,9 @@ use crate::result::Document;
 /// The exit code for comparisons that make no sense.
 const SENSELESS: u8 = 2;
 
+/// The exit code when noise is too large to tell.
+const UNCLEAR: u8 = 3;
+
 /// Arguments of `compare`.
 #[derive(Clone, Debug, Args)]
 pub struct CompareArgs {
@@ -60,7 +64,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE", requires = "binary_a")]
     binary_b: Option<PathBuf>,
     /// How often each of the builds runs.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
     /// Keeps the results of both builds in this directory, below `a` and `b`.
     #[arg(long, value_name = "DIR", requires = "binary_a")]
@@ -101,7 +105,11 @@ pub async fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     };
     let verdict = judge(&matched, args.max_regress);
     print!("{}", verdict.text(terminal_width()));
-    Ok(if verdict.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match verdict.is_well() {
+        true if verdict.is_unclear() => ExitCode::from(UNCLEAR),
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 fn senseless(error: &dyn std::fmt::Display) -> ExitCode {

@@ -5,6 +5,10 @@
 //! the median of all differences between a round of one side and a round of the other
 //! (Hodges-Lehmann), and its interval is the one of the rank sum test, exact for few rounds.
 //!
+//! Rounds that took turns are compared each with the one beside it, which met the same neighbours: the
+//! difference is the median of the averages of all two of these (Hodges-Lehmann for one sample), and
+//! its interval the one of the signed rank test.
+//!
 //! Everything is in logarithms, so that twice and half are equally far away.
 
 /// How probable it is at most, for each end of the interval, that the truth lies beyond.
@@ -12,6 +16,9 @@ const MISS: f64 = 0.025;
 
 /// More pairs than this are judged by the normal approximation of the rank sum.
 const EXACT_PAIRS_MAX: usize = 400;
+
+/// More turns than this are judged by the normal approximation of the signed rank sum.
+const EXACT_TURNS_MAX: usize = 30;
 
 /// A difference of logarithms, with the interval that it is believed to lie in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +47,26 @@ impl Difference {
             estimate: crate::result::median(&differences)?,
             low: differences[skipped],
             high: differences[differences.len() - 1 - skipped],
+        })
+    }
+
+    /// The same for rounds that took turns: the n-th of one side ran beside the n-th of the other.
+    /// `None` also if they are not equally many.
+    pub fn between_turns(before: &[f64], after: &[f64]) -> Option<Difference> {
+        Difference::between(before, after)?;
+        if before.len() != after.len() {
+            return None;
+        }
+        let turns: Vec<f64> = before.iter().zip(after).map(|(a, b)| (b / a).ln()).collect();
+        let each = |at: usize| turns[at..].iter().map(move |other| (at, other));
+        let pairs = (0..turns.len()).flat_map(each);
+        let mut averages: Vec<f64> = pairs.map(|(at, other)| (turns[at] + other) / 2.0).collect();
+        averages.sort_by(f64::total_cmp);
+        let skipped = skipped_of_turns(turns.len());
+        Some(Difference {
+            estimate: crate::result::median(&averages)?,
+            low: averages[skipped],
+            high: averages[averages.len() - 1 - skipped],
         })
     }
 
@@ -75,6 +102,32 @@ fn skipped(before: usize, after: usize) -> usize {
         }
     }
     unreachable!("all ways together are certain")
+}
+
+/// How many of the sorted averages at each end lie outside of the interval.
+fn skipped_of_turns(turns: usize) -> usize {
+    let largest = turns * (turns + 1) / 2;
+    if turns > EXACT_TURNS_MAX {
+        let deviation = ((largest * (2 * turns + 1)) as f64 / 12.0).sqrt();
+        return (largest as f64 / 2.0 - 1.96 * deviation).floor().max(0.0) as usize;
+    }
+    // ways[sum]: how many sets of ranks have that sum.
+    let mut ways = vec![0.0; largest + 1];
+    ways[0] = 1.0;
+    for rank in 1..=turns {
+        for sum in (rank..=largest).rev() {
+            ways[sum] += ways[sum - rank];
+        }
+    }
+    let all = 2f64.powi(turns as i32);
+    let mut sum = 0.0;
+    for (rank_sum, ways) in ways.iter().enumerate() {
+        sum += ways;
+        if sum / all > MISS {
+            return rank_sum;
+        }
+    }
+    unreachable!("all sets together are certain")
 }
 
 /// In how many orders of `before` and `after` rounds each number of pairs is the wrong way round.
@@ -135,6 +188,34 @@ mod tests {
         assert!(difference.low <= difference.estimate && difference.estimate <= difference.high);
         let same = Difference::between(&before, &before).unwrap();
         assert!(same.estimate == 0.0 && same.low < 0.0 && same.high > 0.0, "{same:?}");
+    }
+
+    #[test]
+    fn signed_ranks_are_those_of_the_tables() {
+        // Critical values of the two-sided test at 5 %: below 6 turns there are none.
+        for (turns, critical) in [(6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (15, 25), (20, 52)] {
+            assert_eq!(skipped_of_turns(turns), critical + 1, "{turns}");
+        }
+        assert_eq!((skipped_of_turns(1), skipped_of_turns(5)), (0, 0));
+        let (exact, approximate) = (skipped_of_turns(30), skipped_of_turns(31));
+        assert!((138..=148).contains(&exact) && approximate > exact, "{exact} {approximate}");
+    }
+
+    #[test]
+    fn turns_take_out_what_both_sides_met() {
+        // The machine is now twice as fast, now half: the second build is always 10 % slower.
+        let before = [100.0, 200.0, 50.0, 120.0, 180.0, 70.0];
+        let after = before.map(|value| value * 0.9);
+        let turns = Difference::between_turns(&before, &after).unwrap();
+        assert!((turns.estimate - 0.9_f64.ln()).abs() < 1e-9 && turns.noise() < 1e-9, "{turns:?}");
+        assert!(Difference::between(&before, &after).unwrap().noise() > 0.5);
+        // One round that a neighbour spoiled changes little.
+        let mut spoiled = after;
+        spoiled[2] = 20.0;
+        let turns = Difference::between_turns(&before, &spoiled).unwrap();
+        assert!((turns.estimate - 0.9_f64.ln()).abs() < 0.05, "{turns:?}");
+        assert_eq!(Difference::between_turns(&before, &after[1..]), None);
+        assert_eq!(Difference::between_turns(&[], &[]), None);
     }
 
     #[test]

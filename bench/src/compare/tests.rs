@@ -155,8 +155,47 @@ fn rounds_that_took_turns_may_differ_by_less() {
         let (before, after) = (document(before), document(after));
         judge(&matched(&before, &after, false).unwrap(), 0.02)
     };
-    assert!(judge(40).rows[0].word == Word::WithinNoise, "{}", judge(40).text(120));
+    assert!(judge(40).rows[0].word == Word::Unclear, "{}", judge(40).text(120));
     assert!(judge(1).rows[0].word == Word::Worse, "{}", judge(1).text(120));
+}
+
+#[test]
+fn what_noise_would_hide_is_not_called_well() {
+    let wild = |seed| {
+        let mut results = sample::rounds(5, 1.0, seed);
+        for (number, result) in results.iter_mut().enumerate() {
+            result.per_second_total *= [1.0, 0.4, 2.0, 0.7, 1.5][number];
+        }
+        results
+    };
+    let verdict = verdict_of(wild(1), wild(2));
+    let text = verdict.text(140);
+    assert!(verdict.is_well() && verdict.is_unclear(), "{text}");
+    assert!(text.contains("CANNOT TELL ycsb-a: throughput is known to ± "), "{text}");
+    assert!(!text.contains("nothing is worse"), "{text}");
+    // What is worse is worse, however unclear the rest.
+    let mut worse = wild(2);
+    worse.iter_mut().for_each(|result| *result.cost.server_cpu_us_per_op.as_mut().unwrap() *= 1.4);
+    let verdict = verdict_of(wild(1), worse);
+    assert!(!verdict.is_well() && !verdict.is_unclear(), "{}", verdict.text(140));
+    assert!(!verdict_of(sample::rounds(7, 1.0, 1), sample::rounds(7, 1.0, 2)).is_unclear());
+}
+
+#[test]
+fn turns_show_what_a_restless_machine_hides() {
+    let pace = [1.0, 0.5, 1.8, 0.7, 1.3, 0.9, 0.6];
+    let side = |factor: f64, offset: usize| {
+        let mut results = sample::rounds(7, factor, 7 + offset as u64);
+        for (number, result) in results.iter_mut().enumerate() {
+            result.per_second_total = 40_000.0 * factor * pace[number];
+            result.started_at = format!("2026-11-21T12:{:02}:00Z", 2 * number + offset);
+        }
+        results
+    };
+    let slower = verdict_of(side(1.0, 0), side(0.8, 1));
+    assert_eq!(slower.rows[0].word, Word::Worse, "{}", slower.text(140));
+    let same = verdict_of(side(1.0, 0), side(1.0, 1));
+    assert_eq!(same.rows[0].word, Word::WithinNoise, "{}", same.text(140));
 }
 
 #[tokio::test]

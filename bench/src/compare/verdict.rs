@@ -1,7 +1,8 @@
 //! What a comparison comes to: a row for each figure, and whether something got worse.
 //!
 //! Worse is what fell behind by more than allowed **and** by more than noise explains. Better is
-//! told but never makes up for worse.
+//! told but never makes up for worse. Where noise would hide a loss of twice what is allowed, nothing
+//! was shown, and that is said too: silence would be taken for "no worse".
 
 use std::fmt::Write as _;
 
@@ -14,11 +15,16 @@ use crate::result::{Measurement, RunResult, median};
 /// By how much the share of operations that failed may rise: a store that refuses is quick.
 const FAILED_SHARE_RISE_MAX: f64 = 0.001;
 
+/// So many times what is allowed must show, or nothing was shown.
+const UNCLEAR: f64 = 2.0;
+
 /// What is said of one figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
     /// No difference that noise would not explain.
     WithinNoise,
+    /// Noise would hide a loss of twice what is allowed.
+    Unclear,
     /// A difference, but a smaller one than allowed.
     WithinLimit,
     /// Better, beyond noise.
@@ -66,7 +72,9 @@ pub fn judge(matched: &Matched<'_>, regress_max: f64) -> Verdict {
         let kinds: Vec<String> = before.first().operations.keys().cloned().collect();
         for measure in Measure::all(&kinds) {
             let (one, other) = (measure.values(before), measure.values(after));
-            let Some(difference) = Difference::between(&one, &other) else { continue };
+            let turns = took_turns.then(|| Difference::between_turns(&one, &other)).flatten();
+            let difference = turns.or_else(|| Difference::between(&one, &other));
+            let Some(difference) = difference else { continue };
             let difference = difference.at_least(measure.margin(before, after, took_turns));
             verdict.rows.push(row(name, &measure, difference, regress_max, (&one, &other)));
         }
@@ -97,6 +105,7 @@ fn row(
     let worst = ends[0].max(ends[1]);
     let word = match () {
         () if worst < 0.0 => Word::Better,
+        () if best <= 0.0 && measure.is_headline && worst > regress_max * UNCLEAR => Word::Unclear,
         () if best <= 0.0 => Word::WithinNoise,
         () if worse_by > regress_max * measure.tolerance => Word::Worse,
         () => Word::WithinLimit,
@@ -172,6 +181,11 @@ impl Verdict {
         self.failures.is_empty() && self.rows.iter().all(|row| row.word != Word::Worse)
     }
 
+    /// True if noise would hide too much to call anything well.
+    pub fn is_unclear(&self) -> bool {
+        self.is_well() && self.rows.iter().any(|row| row.word == Word::Unclear)
+    }
+
     /// The verdict as text of a terminal with so many columns.
     pub fn text(&self, width: u16) -> String {
         let head = ["", "", "before", "after", "change", "noise", "verdict"];
@@ -205,7 +219,16 @@ impl Verdict {
                 row.noise * 100.0
             );
         }
-        if self.is_well() {
+        for row in self.rows.iter().filter(|row| row.word == Word::Unclear) {
+            let _ = writeln!(
+                out,
+                "CANNOT TELL {}: {} is known to ± {:.1} % only: take more rounds, or a quieter machine",
+                row.name,
+                row.measure,
+                row.noise * 100.0
+            );
+        }
+        if self.is_well() && !self.is_unclear() {
             let limit = self.regress_max * 100.0;
             let _ = writeln!(out, "nothing is worse by more than {limit:.0} % and noise");
         }
@@ -225,6 +248,7 @@ fn change(row: &Row) -> String {
 fn word(word: Word) -> &'static str {
     match word {
         Word::WithinNoise => "within noise",
+        Word::Unclear => "cannot tell",
         Word::WithinLimit => "within the limit",
         Word::Better => "better",
         Word::Worse => "WORSE",

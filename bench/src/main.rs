@@ -14,7 +14,7 @@ use flotilla::server::process::{ServeArgs, serve};
 use flotilla_bench::cluster::{Cluster, ClusterArgs};
 use flotilla_bench::{
     absence, chaos, check, compare, crash, disk, edges, endurance, failover, increments, overload,
-    peers, run, scale,
+    peers, run, scale, sim,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -61,6 +61,9 @@ enum Command {
     Overload(overload::OverloadArgs),
     /// Large values among small ones, clients that do not read, clients that come and go.
     Edges(edges::EdgesArgs),
+    /// Live simulated lives of whole clusters: the product's code, virtual time, every kind of fault,
+    /// the same each time.
+    Sim(sim::SimArgs),
     /// Write what Raft replicas do as events of etcd's TLA+ specification.
     SpecTrace(flotilla_bench::spec_trace::SpecTraceArgs),
     /// Judge a recorded history: is every key linearizable? Exit codes: 0 yes, 1 no, 2 the file is no
@@ -96,6 +99,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => return Ok(check::run(args)),
         Command::ServeNode(args) => return Ok(serve_node(args)),
         Command::SpecTrace(args) => return flotilla_bench::spec_trace::run(args),
+        Command::Sim(args) => return sim::run(args),
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
@@ -145,7 +149,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Endurance(args) => endurance::run(&args).await,
         Command::Overload(args) => overload::run(&args).await,
         Command::Edges(args) => edges::run(&args).await,
-        Command::Check(_) | Command::ServeNode(_) => unreachable!("they need no runtime"),
+        Command::Check(_) | Command::ServeNode(_) | Command::Sim(_) => {
+            unreachable!("they need no runtime")
+        }
         Command::SpecTrace(_) => unreachable!("it needs no runtime"),
         Command::ProbeDisk(args) => disk::run(&args).map(|()| true),
     };

@@ -147,8 +147,10 @@ fn with_majority(told: &Conducted, seen: &[Seen]) -> Gap {
 }
 
 /// The longest shard gap of each fault, the longest first. Of a fault that takes the majority away
-/// only what comes after it counts, of every one only what comes before the next.
+/// only what comes after it counts, of every one only what comes before the next, and before the
+/// load ends.
 fn gaps(told: &Conducted, seen: &[Seen], shards: u32) -> Vec<(Happened, ShardGap)> {
+    let load_ended = moments(answers(seen), Came::Written).max();
     let done = told.happened.iter().filter(|happened| happened.skipped.is_none());
     let mut gaps: Vec<(Happened, ShardGap)> = done
         .map(|happened| {
@@ -156,8 +158,9 @@ fn gaps(told: &Conducted, seen: &[Seen], shards: u32) -> Vec<(Happened, ShardGap
             let from = if takes_majority { happened.ended } else { happened.begun };
             let later = told.happened.iter().filter(|it| it.skipped.is_none());
             let next = later.map(|later| later.begun).filter(|begun| *begun > happened.ended).min();
-            let to = happened.ended + AFTERMATH;
-            let gap = longest_shard_gap(seen, shards, from, next.map_or(to, |next| next.min(to)));
+            let to =
+                [Some(happened.ended + AFTERMATH), next, load_ended].into_iter().flatten().min();
+            let gap = longest_shard_gap(seen, shards, from, to.unwrap_or(from).max(from));
             (happened.clone(), gap)
         })
         .collect();
@@ -245,5 +248,45 @@ impl Report {
         let takes_majority = happened.planned.fault.kind.takes_majority();
         let lasted = happened.ended.duration_since(happened.begun);
         gap.gap.begins + if takes_majority { lasted } else { Duration::ZERO }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answers::Answer;
+    use crate::chaos::fault::{Fault, Measure, Victims};
+    use crate::chaos::schedule::Planned;
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    #[test]
+    fn a_gap_belongs_to_one_fault_and_not_to_what_follows() {
+        let zero = Instant::now();
+        let at = |ms: u64| zero + Duration::from_millis(ms);
+        let happened = |kind, from: u64, to: u64| {
+            let fault = Fault { kind, victims: Victims::All, measure: Measure::None };
+            let (at_ms, length) = (Duration::from_millis(from), Duration::from_millis(to - from));
+            let planned = Planned { at: at_ms, length, fault };
+            let (begun, ended) = (at(from), at(to));
+            Happened { planned, victims: BTreeSet::new(), begun, ended, skipped: None }
+        };
+        let lost = happened(Kind::Scatter, 3_000, 6_000);
+        let told = Conducted {
+            happened: vec![happened(Kind::Kill, 1_000, 2_000), lost],
+            ..Conducted::default()
+        };
+        let written = [900, 1_700, 2_000, 2_900, 6_500, 7_000].map(|ms| {
+            let answer = Answer { at: at(ms), took: Duration::ZERO, came: Came::Written };
+            (0, answer)
+        });
+        let seen = [Seen { answers: written.to_vec(), ..Seen::default() }];
+        let gaps: Vec<(Kind, u128)> = gaps(&told, &seen, 1)
+            .iter()
+            .map(|(happened, gap)| (happened.planned.fault.kind, gap.gap.length.as_millis()))
+            .collect();
+        // Neither the phase without a majority nor the time after the load is the kill's.
+        assert_eq!(gaps, [(Kind::Kill, 900), (Kind::Scatter, 500)]);
+        assert_eq!(with_majority(&told, &seen).length, Duration::from_millis(900));
     }
 }

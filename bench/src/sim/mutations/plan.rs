@@ -9,7 +9,7 @@ use flotilla_mutation::Mutation;
 
 use super::super::judges::Violation;
 use super::super::options::{FaultRates, Options};
-use super::scenes::{damage, overwritten, reads, sessions};
+use super::scenes::{damage, overwritten, publishing, reads, sessions};
 
 /// Makes something frequent in a life.
 pub type Shape = fn(&mut Options);
@@ -65,7 +65,7 @@ pub fn of(mutation: Mutation) -> Plan {
         Mutation::FreeLiveSegment
         | Mutation::ParseRecycledBytes
         | Mutation::CopySupersedesNewer => lives(small_segments),
-        Mutation::DropFrozenBeforePublish => lives(failing_syncs),
+        Mutation::DropFrozenBeforePublish => lives_or(failing_syncs, publishing::a_failed_commit),
         Mutation::AdmitEvictedSession => Plan { life: None, scene: Some(sessions::come_back) },
         Mutation::LostForwardIsRefused => lives(elections),
         Mutation::SuspectVotes => lives(rot),

@@ -2,11 +2,12 @@
 //! meet. Without the bug each of them is well.
 //!
 //! * `trio` is three replicas of a group whose messages go where the scene says; `reads` asks them.
-//! * `overwritten` is one replica with a slow disk, `damage` breaks a journal, `sessions` lets
-//!   sessions be forgotten.
+//! * `overwritten` is one replica with a slow disk, `damage` breaks a journal, `publishing`
+//!   fails a checkpoint, `sessions` lets sessions be forgotten.
 
 pub mod damage;
 pub mod overwritten;
+pub mod publishing;
 pub mod reads;
 pub mod sessions;
 mod trio;

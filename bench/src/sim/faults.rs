@@ -52,7 +52,15 @@ impl World {
         let is_up = node.life.is_some();
         let happened = match kind {
             "kill" if is_up => self.die(at, Death::Kill),
-            "power_loss" if is_up => self.die(at, Death::PowerLoss),
+            "power_loss" if is_up && random % 2 == 0 => self.die(at, Death::PowerLoss),
+            // In the moment in which there is something to lose.
+            "power_loss" => match &mut node.life {
+                Some(life) => {
+                    life.dies_unsynced = true;
+                    true
+                }
+                None => false,
+            },
             "power_loss_of_all" => {
                 (0..nodes).filter(|at| self.die(*at, Death::PowerLoss)).count() > 0
             }
@@ -192,7 +200,7 @@ impl World {
             node.stalled_until = self.scene.now;
             match &mut node.life {
                 None => node.fs.kill(),
-                Some(life) => life.effects_left = None,
+                Some(life) => (life.effects_left, life.dies_unsynced) = (None, false),
             }
             if node.is_armed {
                 // Ends what was to strike later.

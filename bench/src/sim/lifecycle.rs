@@ -49,11 +49,20 @@ impl World {
         if node.life.is_some() {
             return;
         }
+        if self.phase == Phase::Faults
+            && node.lives > 0
+            && self.scene.random.permille(self.scene.options.faults.power_loss_in_io)
+        {
+            // What recovers may die too, and again.
+            node.fs.fail_after(self.scene.random.below(40));
+            node.is_armed = true;
+        }
         let opened = node.open(&mut self.scene, &self.descriptors, self.origin, &self.handle);
         self.scene.count("nodes started");
         if let Err(error) = opened {
             self.scene.count("starts that failed");
             self.scene.trace.tell(self.scene.now, format_args!("node {}: {error}", name(at)));
+            node.is_armed = false;
             // Whatever was open is closed, or the power went.
             match self.scene.random.permille(500) {
                 true => node.fs.kill(),

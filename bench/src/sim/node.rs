@@ -112,6 +112,8 @@ pub struct Life {
     pub replicas: BTreeMap<GroupId, Hosted>,
     /// So many effects are performed before the process dies.
     pub effects_left: Option<u64>,
+    /// The power fails when the next round lies in the page cache.
+    pub dies_unsynced: bool,
     /// When the memtables were last handed to a checkpoint, by local time.
     pub frozen_at: Nanos,
     /// What the replicas were told: the disk is slow.
@@ -388,6 +390,7 @@ fn assemble(
         snapshots,
         replicas: BTreeMap::new(),
         effects_left: None,
+        dies_unsynced: false,
         frozen_at: 0,
         is_reluctant: false,
         due: Due::default(),

@@ -260,6 +260,7 @@ impl World {
 
     fn journal(&mut self, at: usize, number: u64) {
         let stalled_until = self.nodes[at].stalled_until;
+        let mut dies = false;
         self.with_life(at, Some(number), |life, scene, _| {
             life.journal.is_due = false;
             let (mut durable, mut suspected) = (Vec::new(), Vec::new());
@@ -292,7 +293,10 @@ impl World {
                 Ok(GoOn::Submitted) => return true,
                 Ok(GoOn::Now) => Duration::ZERO,
                 Ok(GoOn::After(pause)) => pause,
-                Ok(GoOn::Synced) => scene.delay(scene.options.sync_max),
+                Ok(GoOn::Synced) => {
+                    dies = life.dies_unsynced;
+                    scene.delay(scene.options.sync_max)
+                }
             };
             life.journal.is_due = true;
             let next = (scene.now + nanos(delay)).max(match stepped {
@@ -302,6 +306,9 @@ impl World {
             scene.at(next, Happening::Journal(at, number));
             true
         });
+        if dies && self.die(at, Death::PowerLoss) {
+            self.scene.count("power losses between write and sync");
+        }
     }
 
     fn checkpoint(&mut self, at: usize, number: u64) {

@@ -19,8 +19,9 @@
 //!   [`absence`] repairs a node that was away; [`endurance`], [`overload`] and [`edges`]
 //!   look for what grows, starves or stalls, with a [`probe`] and [`sampling`].
 //!
-//! What is absent: any knowledge of Raft, journal or store. A harness that shared code with what it
-//! judges would share its mistakes.
+//! What is absent: any knowledge of Raft, journal or store, but in [`sim`], which plays the machine
+//! around them. A harness that shared code with what it judges would share its mistakes: the judges
+//! there share none.
 #![forbid(unsafe_code)]
 
 pub mod absence;

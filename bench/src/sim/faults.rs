@@ -52,7 +52,7 @@ impl World {
         let is_up = node.life.is_some();
         let happened = match kind {
             "kill" if is_up => self.die(at, Death::Kill),
-            "power_loss" if is_up && random % 2 == 0 => self.die(at, Death::PowerLoss),
+            "power_loss" if is_up && random.is_multiple_of(2) => self.die(at, Death::PowerLoss),
             // In the moment in which there is something to lose.
             "power_loss" => match &mut node.life {
                 Some(life) => {
@@ -93,7 +93,7 @@ impl World {
             }
             "pause" => {
                 // A few stand still for minutes.
-                let factor = if random % 10 == 0 { 10 } else { 1 };
+                let factor = if random.is_multiple_of(10) { 10 } else { 1 };
                 node.paused_until = now + lasts.as_nanos() as u64 / 4 * factor;
                 true
             }
@@ -158,14 +158,14 @@ impl World {
     /// Flips a bit of what the one node has that may be damaged.
     fn rot(&mut self, random: u64) -> bool {
         let node = &mut self.nodes[self.rotten];
-        let folder = if random % 2 == 0 { JOURNAL } else { STORE };
+        let folder = if random.is_multiple_of(2) { JOURNAL } else { STORE };
         let files = node.files(folder);
         if files.is_empty() {
             return false;
         }
         let (path, len) = &files[(random >> 8) as usize % files.len()];
         let offset = (random >> 16) % len;
-        if node.fs.flip(path, offset, 1 << (random >> 1) % 8).is_err() {
+        if node.fs.flip(path, offset, 1 << ((random >> 1) % 8)).is_err() {
             return false;
         }
         node.is_rotten = true;

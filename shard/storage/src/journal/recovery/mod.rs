@@ -229,7 +229,8 @@ fn repair_ends(batch: &ScannedBatch, bytes: &mut [u8]) {
 fn sealed_segments(files: &Files, selected: &Selected) -> Vec<Segment> {
     let mut sealed: VecDeque<Segment> = VecDeque::new();
     for header in selected.kept.iter().map(|batch| &batch.header) {
-        if sealed.back().is_some_and(|segment| segment.number == header.segment) {
+        // Nearly always the one before; only forged numbers lead back to an earlier one.
+        if sealed.iter().rev().any(|segment| segment.number == header.segment) {
             continue;
         }
         if let Some(file) = files.get(&header.segment) {

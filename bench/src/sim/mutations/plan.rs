@@ -9,7 +9,7 @@ use flotilla_mutation::Mutation;
 
 use super::super::judges::Violation;
 use super::super::options::{FaultRates, Options};
-use super::scenes::{damage, overwritten, publishing, reads, sessions};
+use super::scenes::{damage, installing, overwritten, publishing, reads, sessions};
 
 /// Makes something frequent in a life.
 pub type Shape = fn(&mut Options);
@@ -55,9 +55,12 @@ pub fn of(mutation: Mutation) -> Plan {
         Mutation::LeaseBeyondDrift => lives_or(wild_clocks, reads::with_a_slow_clock),
         Mutation::LeaseBeforeCommit => lives_or(read_by_lease, reads::before_the_first_entry),
         Mutation::ForgetPromiseOnRestart => lives_or(long_promises, reads::after_a_restart),
-        Mutation::ReadBeforeApplied => lives(read_by_lease),
+        Mutation::ReadBeforeApplied => lives(cold_rows),
         Mutation::SnapshotWithoutSessions => lives(short_logs),
-        Mutation::InstallInTwoHalves | Mutation::InstallBeforeIntent => lives(torn_installs),
+        Mutation::InstallInTwoHalves => lives(torn_installs),
+        Mutation::InstallBeforeIntent => {
+            lives_or(torn_installs, installing::power_loss_after_the_swap)
+        }
         Mutation::ForgetDirectorySync | Mutation::AcknowledgeBeforeSync => lives(power_losses),
         Mutation::TornTailIsCorruption => lives(power_losses),
         Mutation::CorruptionIsTornTail => lives_or(rot, damage::in_the_middle),
@@ -159,6 +162,19 @@ fn transfers(options: &mut Options) {
     one_key(options);
     options.lease_reads = true;
     (options.faults.transfer, options.faults.slow_link) = (150, 150);
+}
+
+/// Leaders hand over to those who still wait for their disks to apply what is committed.
+fn cold_rows(options: &mut Options) {
+    one_key(options);
+    options.lease_reads = true;
+    options.keys = 4;
+    options.think_max = Duration::from_millis(10);
+    options.memtable_bytes = 4 << 10;
+    options.checkpoint_age = Duration::from_millis(200);
+    options.merged_bytes = 0;
+    options.read_max = Duration::from_millis(200);
+    options.faults.transfer = 150;
 }
 
 /// Leaders are cut off, and clocks run as they like within a wide bound.

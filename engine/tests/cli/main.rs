@@ -168,6 +168,16 @@ fn one_node_serves_and_ends_cleanly_by_either_signal() {
     }
 }
 
+/// A fault on a huge page keeps everybody waiting whom the thread serves.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_does_without_huge_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::serve(dir.path(), &[]);
+    let status = node.process.system_status();
+    assert!(status.contains("THP_enabled:\t0\n"), "{status}");
+}
+
 #[test]
 fn a_directory_is_refused_to_anybody_else() {
     let dir = tempfile::tempdir().unwrap();

@@ -86,6 +86,12 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
+    /// What Linux says of the process.
+    #[cfg(target_os = "linux")]
+    pub fn system_status(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap()
+    }
+
     /// Waits for the end: the streams close when the process ends, whatever ends it.
     pub fn wait(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;

@@ -196,25 +196,20 @@ fn check_length(buffer: &[u8], frame_bytes_max: usize) -> Result<usize, FrameErr
     Ok(length)
 }
 
-/// Pieces that are at least this long are kept as they came. A piece keeps the read that brought it
-/// in memory, so that many short ones would keep much more than they are.
-const KEPT_BYTES_MIN: usize = 16 << 10;
-
-/// What a connection has of a message that comes in pieces. They are put together once, when all
-/// are there: a buffer that grows with them would be copied again and again.
+/// What a connection has of a message that comes in pieces. The message says first how long it is:
+/// its room is taken at once, so that each piece is copied once, as it comes, and what was read can
+/// be reused. Putting all together at the end would take as much memory again, and keep everybody
+/// else on the thread waiting meanwhile.
 #[derive(Debug)]
 pub struct Assembly {
-    pieces: Vec<Bytes>,
-    /// Short pieces that came last.
-    short: BytesMut,
-    length: usize,
+    whole: BytesMut,
     bytes_max: usize,
 }
 
 impl Assembly {
     /// Nothing yet; a message may have `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Assembly {
-        Assembly { pieces: Vec::new(), short: BytesMut::new(), length: 0, bytes_max }
+        Assembly { whole: BytesMut::new(), bytes_max }
     }
 
     fn add(&mut self, mut piece: Bytes) -> Result<Option<PeerMessage>, FrameError> {
@@ -223,40 +218,26 @@ impl Assembly {
             1 => true,
             _ => return Err(FrameError::Message(DecodeError("a flag is neither 0 nor 1"))),
         };
-        let length = self.length + piece.len();
+        let length = self.whole.len() + piece.len();
         if length > self.bytes_max {
             return Err(FrameError::Length { length, length_max: self.bytes_max });
         }
-        self.length = length;
-        if piece.len() < KEPT_BYTES_MIN {
-            self.short.put_slice(&piece);
-        } else {
-            self.keep_short();
-            self.pieces.push(piece);
+        if self.whole.is_empty() {
+            // Memory that is not written to costs nothing; who announces wrongly gains nothing.
+            let announced = piece.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+            let announced = (announced as usize).saturating_add(size_of::<u32>());
+            self.whole.reserve(announced.min(self.bytes_max).max(piece.len()));
         }
+        self.whole.put_slice(&piece);
         if !is_last {
             return Ok(None);
         }
-        let mut whole = self.put_together();
+        let mut whole = std::mem::take(&mut self.whole).freeze();
         let message = PeerMessage::decode(&mut whole)?;
         if !whole.is_empty() {
             return Err(FrameError::Message(DecodeError("bytes follow a message of pieces")));
         }
         Ok(Some(message))
-    }
-
-    fn keep_short(&mut self) {
-        if !self.short.is_empty() {
-            self.pieces.push(std::mem::take(&mut self.short).freeze());
-        }
-    }
-
-    fn put_together(&mut self) -> Bytes {
-        self.keep_short();
-        let mut whole = BytesMut::with_capacity(std::mem::take(&mut self.length));
-        self.pieces.iter().for_each(|piece| whole.put_slice(piece));
-        self.pieces = Vec::new();
-        whole.freeze()
     }
 }
 
@@ -319,4 +300,46 @@ fn take_fragment(frame: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
     }
     frame.advance(5);
     Ok(Some(frame.split_to(length - 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_shard::{Answer, Entry};
+
+    /// Once the first piece is there nothing of a message is moved any more.
+    #[test]
+    fn a_message_of_pieces_is_copied_once() {
+        let value = Bytes::from(vec![7; 1 << 20]);
+        let entry = Some(Entry { value, version: 1, expires_at_ms: None });
+        let reply = PeerMessage::Reply { id: 1, result: Ok(Answer::Value(entry)) };
+        let mut encoded = BytesMut::new();
+        reply.encode(&mut encoded);
+        let mut assembly = Assembly::new(8 << 20);
+        let mut place = None;
+        let last = encoded.len().div_ceil(64 << 10) - 1;
+        for (at, part) in encoded.chunks(64 << 10).enumerate() {
+            let mut piece = BytesMut::new();
+            piece.put_u8(u8::from(at == last));
+            piece.put_slice(part);
+            let message = assembly.add(piece.freeze()).unwrap();
+            assert_eq!(message.is_some(), at == last);
+            if at == last {
+                assert_eq!(message, Some(reply.clone()));
+                continue;
+            }
+            let now = (assembly.whole.as_ptr(), assembly.whole.capacity());
+            assert_eq!(now, *place.get_or_insert(now), "piece {at}");
+            assert!(now.1 >= encoded.len());
+        }
+    }
+
+    /// A length alone takes no more than a message may have.
+    #[test]
+    fn what_is_announced_is_bounded() {
+        let mut assembly = Assembly::new(1 << 20);
+        let piece = [&[0][..], &[255; 4][..], &[1; 100][..]].concat();
+        assert_eq!(assembly.add(piece.into()), Ok(None));
+        assert!(assembly.whole.capacity() <= 2 << 20, "{}", assembly.whole.capacity());
+    }
 }

@@ -9,6 +9,7 @@
 
 mod failure;
 mod logging;
+mod memory;
 mod node;
 mod serve;
 mod settings_args;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::memory::use_small_pages;
 use super::{Failure, Listeners, RunningNode, SettingsArgs, Signals};
 use crate::settings::{Loaded, Settings};
 
@@ -28,6 +29,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let loaded = args.settings.load()?;
     super::start_logging(&loaded.settings.log)?;
     warn(&loaded);
+    use_small_pages();
 
     // The doors and their connections; the engine has threads of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()

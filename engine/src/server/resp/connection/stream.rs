@@ -10,6 +10,9 @@ use std::task::Poll;
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+/// Who has sent so much of a request is believed how long it is.
+const BELIEVED_BYTES: usize = 1 << 20;
+
 impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
     /// Ends the sending side and reads what the client still sends: closing a socket with unread
     /// bytes would make the system drop the last reply too.
@@ -73,9 +76,8 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
         if !may_read || self.ended || self.closing || waits || !self.has_room() {
             return Ok(false);
         }
-        // Grows with what has arrived, whatever was announced.
         let missing = self.decoder.missing_bytes(&self.input);
-        let wanted = missing.clamp(self.read_bytes, self.input.len().max(READ_BYTES_MAX));
+        let wanted = wanted_bytes(missing, self.input.len(), self.read_bytes);
         if self.input.capacity() - self.input.len() < wanted.min(READ_BYTES_MIN) {
             if self.throttle.is_refused() {
                 // What is let in holds on to the room that it was read into, and to all that was
@@ -106,5 +108,48 @@ impl<B: Backend, S: AsyncRead + AsyncWrite + Unpin> Connection<B, S> {
             self.read_bytes = (self.read_bytes * 4).min(READ_BYTES_MAX);
         }
         Ok(true)
+    }
+}
+
+/// How much room the next read gets. It grows with what has arrived, whatever was announced: but who
+/// has sent a megabyte is believed, because moving what came would cost more than the room.
+fn wanted_bytes(missing: usize, arrived: usize, read_bytes: usize) -> usize {
+    if arrived >= BELIEVED_BYTES {
+        return missing.max(read_bytes);
+    }
+    missing.clamp(read_bytes, arrived.max(READ_BYTES_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a request of `bytes` and says how much room was taken for it, all in all.
+    fn room_taken(bytes: usize) -> usize {
+        let (mut arrived, mut taken) = (0, 0);
+        while arrived < bytes {
+            let wanted = wanted_bytes(bytes - arrived, arrived, READ_BYTES_MAX);
+            assert!(wanted <= arrived.max(READ_BYTES_MAX) || arrived >= BELIEVED_BYTES);
+            // All moves to where there is room.
+            arrived += wanted;
+            taken += arrived;
+        }
+        taken
+    }
+
+    #[test]
+    fn a_large_request_is_moved_little() {
+        for mib in [1, 2, 8, 32] {
+            let bytes = mib << 20;
+            let moved = room_taken(bytes) - bytes;
+            assert!(moved <= 2 * BELIEVED_BYTES, "{mib} MiB: {moved} bytes were moved");
+        }
+    }
+
+    #[test]
+    fn an_announcement_alone_takes_little() {
+        assert_eq!(wanted_bytes(32 << 20, 0, READ_BYTES_MIN), READ_BYTES_MAX);
+        assert_eq!(wanted_bytes(32 << 20, 200_000, READ_BYTES_MAX), 200_000);
+        assert_eq!(wanted_bytes(10, 200_000, READ_BYTES_MIN), READ_BYTES_MIN);
     }
 }

@@ -52,6 +52,8 @@ pub struct StoreOptions {
     /// A checkpoint of more rows than this, in bytes, is made in several commits: while one is made,
     /// the rows that it writes take their space twice.
     pub slice_bytes_min: u64,
+    /// All rows of a file of at most this length are walked over when it is opened.
+    pub scrub_file_bytes_max: u64,
 }
 
 impl Default for StoreOptions {
@@ -61,6 +63,7 @@ impl Default for StoreOptions {
             merged_bytes_max: 64 << 20,
             compact_file_bytes_min: 256 << 20,
             slice_bytes_min: 64 << 20,
+            scrub_file_bytes_max: 32 << 20,
         }
     }
 }
@@ -200,9 +203,35 @@ impl Base {
             traffic,
             metrics,
         };
+        base.scrub_if_small();
         base.drop_unnamed(&BTreeSet::new())?;
         base.show_sizes();
         Ok((base, damaged))
+    }
+
+    /// Walks over all rows of a small file: what redb's own pages say of where rows are is checked by
+    /// nobody else. What is found is known to the watch from then on.
+    fn scrub_if_small(&self) {
+        if self.file_bytes() > self.options.scrub_file_bytes_max {
+            return;
+        }
+        let snapshot = self.snapshot();
+        let uses = snapshot.table_uses();
+        for state in snapshot.states() {
+            let is_exact = state.extents.iter().all(|extent| uses[&extent.table] == 1);
+            let scrubbed = snapshot
+                .shard(state.group, &self.metrics)
+                .and_then(|base| base.map_or(Ok(0), |base| base.scrub(is_exact)));
+            match scrubbed {
+                Ok(0) => {}
+                Ok(rows) => {
+                    tracing::error!(group = state.group.0, rows, "rows of a shard are damaged");
+                }
+                Err(error) => {
+                    tracing::error!(group = state.group.0, %error, "a shard cannot be walked over");
+                }
+            }
+        }
     }
 
     /// The newest published snapshot. Keep it short.
@@ -258,6 +287,7 @@ impl Base {
         let (transaction, committed) = guarded("write a checkpoint", || {
             let transaction = file::begin_durable(database)?;
             let committed = write(&transaction, &current)?;
+            self.write_records(&transaction, &current, &committed)?;
             Ok((transaction, committed))
         })?;
         finish(transaction)?;
@@ -285,6 +315,27 @@ impl Base {
         removed.into_iter().chain(swapped).for_each(|group| self.watch.forget(group));
         self.show_sizes();
         Ok(())
+    }
+
+    /// Notes what all records add up to, if some change.
+    fn write_records(
+        &self,
+        transaction: &WriteTransaction,
+        current: &Snapshot,
+        committed: &Committed,
+    ) -> Result<(), StoreError> {
+        if committed.states.is_empty() && committed.removed.is_empty() {
+            return Ok(());
+        }
+        if self.watch.any_record_damaged() {
+            return file::write_records(transaction, None);
+        }
+        let written = committed.states.iter().map(|state| state.group);
+        let replaced: BTreeSet<GroupId> =
+            written.chain(committed.removed.iter().copied()).collect();
+        let kept = current.states().filter(|state| !replaced.contains(&state.group));
+        let records = kept.chain(&committed.states).map(|state| &**state);
+        file::write_records(transaction, Some(file::records_sum(records)))
     }
 
     fn show_sizes(&self) {

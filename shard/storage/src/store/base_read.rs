@@ -85,6 +85,16 @@ impl ShardBase {
         self.told(Some(position), read)
     }
 
+    /// True if a search for the key of a row leads to this very row.
+    pub(crate) fn finds(&self, key: &[u8], stored: &[u8]) -> Result<bool, StoreError> {
+        let after = self.state.extents.partition_point(|extent| &extent.clip.start[..] <= key);
+        let Some(position) = after.checked_sub(1) else { return Ok(false) };
+        let found = self.tables[position]
+            .get(key)
+            .map_err(|error| StoreError::database("read a row", error))?;
+        Ok(found.is_some_and(|found| found.value() == stored))
+    }
+
     /// Checks the rows on both sides of a key that was not found. A damaged key in a leaf leads
     /// the search astray, and the search then ends beside it; the row's checksum covers the key.
     fn check_neighbours(&self, position: usize, key: &[u8]) -> Result<(), StoreError> {

@@ -161,6 +161,12 @@ impl StoreError {
             Self::Database { source, .. } => match &**source {
                 redb::Error::Io(error) => not_a_database(error),
                 redb::Error::Corrupted(_) => true,
+                // An older format of redb's, or tables that this program never made so.
+                redb::Error::UpgradeRequired(_)
+                | redb::Error::TableDoesNotExist(_)
+                | redb::Error::TableTypeMismatch { .. }
+                | redb::Error::TableIsMultimap(_)
+                | redb::Error::TypeDefinitionChanged { .. } => true,
                 _ => false,
             },
             Self::Panicked { .. } => true,

@@ -19,6 +19,7 @@ use super::chunk::{self, Digest};
 use super::error::{StoreError, guarded};
 use super::extent::ShardState;
 use super::row;
+use super::size::Size;
 use super::snapshot::Snapshot;
 use crate::GroupId;
 use crate::range::KeyRange;
@@ -32,11 +33,25 @@ pub struct Export {
     /// True if the record's number of rows is exact: no other shard has a part of the tables.
     rows_are_exact: bool,
     last_key: Option<Bytes>,
-    digest: Digest,
-    /// Where chunks ended, and the digest there: from each of them an export can go on.
-    ends: BTreeMap<Bytes, Digest>,
+    met: Met,
+    /// Where chunks ended, and what was met up to there: from each of them an export can go on.
+    ends: BTreeMap<Bytes, Met>,
     ended: bool,
     _open: OpenGauge,
+}
+
+/// Rows that were met, from the first on.
+#[derive(Clone, Copy, Default)]
+struct Met {
+    digest: Digest,
+    size: Size,
+}
+
+impl Met {
+    fn add(&mut self, key: &[u8], stored: &[u8]) {
+        self.digest.add(key, stored);
+        self.size.add(key, stored);
+    }
 }
 
 struct OpenGauge(IntGauge);
@@ -67,7 +82,7 @@ impl Store {
             state,
             rows_are_exact,
             last_key: None,
-            digest: Digest::default(),
+            met: Met::default(),
             ends: BTreeMap::new(),
             ended: false,
             _open: OpenGauge(open),
@@ -103,12 +118,12 @@ impl Export {
 
     /// Rows handed out, from the first on.
     pub fn rows(&self) -> u64 {
-        self.digest.rows
+        self.met.digest.rows
     }
 
     /// Of the rows handed out, from the first on.
     pub fn digest(&self) -> u64 {
-        self.digest.value
+        self.met.digest.value
     }
 
     /// The key of the last row handed out.
@@ -128,25 +143,24 @@ impl Export {
             return Ok(None);
         }
         let mut out = Vec::new();
-        let mut digest = self.digest;
+        let mut met = self.met;
         let mut last = None;
         let ended = self.walk(self.last_key.as_deref(), |key, stored| {
             if !out.is_empty() && out.len() + chunk::row_bytes(key, stored) > bytes_max {
                 return false;
             }
             chunk::put_row(&mut out, key, stored);
-            digest.add(key, stored);
+            met.add(key, stored);
             last = Some(Bytes::copy_from_slice(key));
             true
         })?;
-        if ended && self.rows_are_exact && digest.rows != self.state.rows {
-            let what = format!("it has {} rows, its record says {}", digest.rows, self.state.rows);
-            return Err(self.base.broken(what));
+        if ended && self.rows_are_exact && !Size::of(&self.state).agrees(&met.size) {
+            return Err(self.base.disagree(&met.size));
         }
         self.ended = ended;
         let Some(last) = last else { return Ok(None) };
-        self.digest = digest;
-        self.ends.insert(last.clone(), digest);
+        self.met = met;
+        self.ends.insert(last.clone(), met);
         self.last_key = Some(last);
         Ok(Some(out.into()))
     }
@@ -158,24 +172,24 @@ impl Export {
     ///
     /// As [`Export::next`].
     pub fn rewind_to(&mut self, after: Option<&[u8]>) -> Result<(), StoreError> {
-        let digest = match after {
-            None => Digest::default(),
+        let met = match after {
+            None => Met::default(),
             Some(after) => match self.ends.get(after) {
-                Some(digest) => *digest,
+                Some(met) => *met,
                 None => {
-                    let mut digest = Digest::default();
+                    let mut met = Met::default();
                     self.walk(None, |key, stored| {
                         let included = key <= after;
                         if included {
-                            digest.add(key, stored);
+                            met.add(key, stored);
                         }
                         included
                     })?;
-                    digest
+                    met
                 }
             },
         };
-        self.digest = digest;
+        self.met = met;
         self.last_key = after.map(Bytes::copy_from_slice);
         self.ended = false;
         Ok(())
@@ -214,12 +228,12 @@ impl Export {
 
 impl std::fmt::Debug for Export {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Export { state, digest, ended, .. } = self;
+        let Export { state, met, ended, .. } = self;
         formatter
             .debug_struct("Export")
             .field("group", &state.group)
             .field("applied", &state.applied)
-            .field("rows", &digest.rows)
+            .field("rows", &met.digest.rows)
             .field("ended", ended)
             .finish_non_exhaustive()
     }
@@ -261,8 +275,16 @@ mod tests {
             Extent { table: tables[0], clip: clip("050", "060") },
         ];
         let (group, meta) = (GroupId(3), Bytes::from_static(b"meta"));
-        let state =
-            ShardState { group, applied: (9, 2), version: 50, rows: 30, bytes: 0, extents, meta };
+        let state = ShardState {
+            group,
+            applied: (9, 2),
+            version: 50,
+            rows: 30,
+            bytes: 0,
+            sum: None,
+            extents,
+            meta,
+        };
         let record = |transaction: &redb::WriteTransaction, current: &Snapshot| {
             let mut records = transaction.open_table(SHARDS_TABLE).unwrap();
             records.insert(group.0, &state.encode()[..]).unwrap();

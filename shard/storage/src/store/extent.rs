@@ -11,8 +11,9 @@ use crate::GroupId;
 use crate::range::KeyRange;
 
 /// Version of the record's layout: its first byte. The first one did not say how many bytes there
-/// are.
-const RECORD_VERSION: u8 = 2;
+/// are, the second not what the rows add up to.
+const RECORD_VERSION: u8 = 3;
+const RECORD_VERSION_WITHOUT_SUM: u8 = 2;
 const RECORD_VERSION_MIN: u8 = 1;
 /// Bit of a clip's kind byte: the clip has an end.
 const CLIP_HAS_END: u8 = 1;
@@ -61,6 +62,9 @@ pub struct ShardState {
     /// Bytes of their keys and stored values. Too low after a record of an older layout, until the
     /// rows are rewritten.
     pub bytes: u64,
+    /// What the rows add up to, for whoever walks over all of them. `None` after a record of an
+    /// older layout, until the rows are rewritten.
+    pub sum: Option<u64>,
     /// Where the rows lie: disjoint clips in key order.
     pub extents: Vec<Extent>,
     /// What the layer above handed to [`freeze`](super::Shard::freeze): not looked into.
@@ -70,10 +74,17 @@ pub struct ShardState {
 impl ShardState {
     /// The record's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![RECORD_VERSION];
+        let layout = match self.sum {
+            Some(_) => RECORD_VERSION,
+            None => RECORD_VERSION_WITHOUT_SUM,
+        };
+        let mut out = vec![layout];
         let (index, term) = self.applied;
         for number in [index, term, self.version, self.rows, self.bytes] {
             out.put_u64_le(number);
+        }
+        if let Some(sum) = self.sum {
+            out.put_u64_le(sum);
         }
         out.put_u32_le(self.extents.len() as u32);
         for Extent { table, clip } in &self.extents {
@@ -129,6 +140,10 @@ fn take_record(group: GroupId, body: &mut Bytes) -> Option<ShardState> {
     let version = body.try_get_u64_le().ok()?;
     let rows = body.try_get_u64_le().ok()?;
     let bytes = if layout > RECORD_VERSION_MIN { body.try_get_u64_le().ok()? } else { 0 };
+    let sum = match layout {
+        RECORD_VERSION => Some(body.try_get_u64_le().ok()?),
+        _ => None,
+    };
     let mut extents = Vec::new();
     for _ in 0..body.try_get_u32_le().ok()? {
         let table = TableId(body.try_get_u64_le().ok()?);
@@ -141,7 +156,7 @@ fn take_record(group: GroupId, body: &mut Bytes) -> Option<ShardState> {
         extents.push(Extent { table, clip: KeyRange { start, end } });
     }
     let meta = take_bytes(body)?;
-    Some(ShardState { group, applied, version, rows, bytes, extents, meta })
+    Some(ShardState { group, applied, version, rows, bytes, sum, extents, meta })
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -176,6 +191,7 @@ mod tests {
             version: 90,
             rows: 1000,
             bytes: 70_000,
+            sum: Some(0x1234_5678_9abc_def0),
             extents: vec![extent(4, "", Some("m")), extent(9, "m", None)],
             meta: Bytes::from_static(b"descriptor"),
         }
@@ -184,7 +200,9 @@ mod tests {
     #[test]
     fn a_record_survives_the_round_trip() {
         let empty = ShardState { extents: Vec::new(), meta: Bytes::new(), ..state() };
-        for state in [state(), empty] {
+        let of_layout_2 = ShardState { sum: None, ..state() };
+        assert_eq!(of_layout_2.encode()[0], RECORD_VERSION_WITHOUT_SUM);
+        for state in [state(), empty, of_layout_2] {
             assert_eq!(ShardState::decode(state.group, &state.encode()), Ok(state));
         }
     }
@@ -207,10 +225,14 @@ mod tests {
     fn a_record_of_the_first_layout_is_read() {
         let mut stored = state().encode();
         stored[0] = RECORD_VERSION_MIN;
-        stored.drain(33..41);
+        // Neither bytes nor sum.
+        stored.drain(33..49);
         stored.truncate(stored.len() - 4);
         stored.put_u32_le(checksum(GroupId(3), &stored));
-        assert_eq!(ShardState::decode(GroupId(3), &stored), Ok(ShardState { bytes: 0, ..state() }));
+        assert_eq!(
+            ShardState::decode(GroupId(3), &stored),
+            Ok(ShardState { bytes: 0, sum: None, ..state() })
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::base::{DamagedShard, FORMAT_VERSION, StoreOptions};
 use super::base_read::row_table;
 use super::error::{StoreError, guarded};
 use super::extent::{ShardState, TableId};
+use super::size::mix;
 use crate::GroupId;
 
 /// Facts about the whole file, by name.
@@ -27,6 +28,7 @@ pub(crate) const SHARDS_TABLE: TableDefinition<'static, u64, &[u8]> =
 const FORMAT_KEY: &str = "format";
 pub(crate) const TABLE_NEXT_KEY: &str = "table_next";
 const REOPENS_KEY: &str = "reopens";
+const RECORDS_KEY: &str = "records";
 /// How the facts begin that name a table whose pages cannot be given back.
 const ABANDONED_PREFIX: &str = "abandoned.";
 
@@ -122,7 +124,57 @@ pub(crate) fn load(database: &Database) -> Result<Loaded, StoreError> {
         }
     }
     drop(table);
+    if damaged.is_empty() {
+        check_records(&transaction, &states)?;
+    }
     Ok(Loaded { transaction, states, damaged, table_next })
+}
+
+/// A record that redb cannot find any more would make its shard one that never was, and one of an
+/// earlier time would make its rows such.
+fn check_records(
+    transaction: &ReadTransaction,
+    states: &[Arc<ShardState>],
+) -> Result<(), StoreError> {
+    let Some(noted) = read_fact(transaction, RECORDS_KEY)? else { return Ok(()) };
+    let found = records_sum(states.iter().map(|state| &**state));
+    if noted == found {
+        return Ok(());
+    }
+    let count = noted.first_chunk().map_or(0, |count| u64::from_le_bytes(*count));
+    let what = format!(
+        "records of shards are missing, or are not the last ones: {} were found, of {count}",
+        states.len(),
+    );
+    Err(StoreError::Unreadable { what })
+}
+
+/// How many records there are and what they add up to, as the facts have it.
+pub(crate) fn records_sum<'a>(states: impl Iterator<Item = &'a ShardState>) -> [u8; 16] {
+    let (mut count, mut sum) = (0u64, 0u64);
+    for state in states {
+        let ShardState { group, applied, version, .. } = state;
+        let words = [group.0, applied.0, applied.1, *version];
+        count += 1;
+        sum = sum.wrapping_add(words.into_iter().fold(0, |sum, word| mix(sum ^ word)));
+    }
+    let mut fact = [0; 16];
+    fact[..8].copy_from_slice(&count.to_le_bytes());
+    fact[8..].copy_from_slice(&sum.to_le_bytes());
+    fact
+}
+
+/// Notes what the records add up to; `None`: that is not known.
+pub(crate) fn write_records(
+    transaction: &WriteTransaction,
+    records: Option<[u8; 16]>,
+) -> Result<(), StoreError> {
+    let writing = |error| StoreError::database("note what the records add up to", error);
+    let mut store = open_store_table(transaction)?;
+    match records {
+        Some(records) => store.insert(RECORDS_KEY, &records[..]).map(drop).map_err(writing),
+        None => store.remove(RECORDS_KEY).map(drop).map_err(writing),
+    }
 }
 
 /// One small commit that leaves everything else as it is.

@@ -30,6 +30,7 @@ use super::chunk::{self, Digest};
 use super::error::StoreError;
 use super::extent::{Extent, ShardState, TableId};
 use super::file::{self, SHARDS_TABLE};
+use super::size::Size;
 use super::snapshot::Committed;
 use super::worker::Message;
 use super::{Shard, Store};
@@ -135,8 +136,8 @@ pub(crate) struct Loading {
     epoch: u64,
     table: Option<TableId>,
     digest: Digest,
-    /// Of the keys and stored values written so far.
-    bytes: u64,
+    /// Of the rows written so far.
+    size: Size,
     last_key: Option<Bytes>,
     unsynced_bytes: usize,
     /// The record to be swapped in, once verified.
@@ -152,7 +153,7 @@ impl Loading {
             epoch: store.base().watch().epoch(),
             table: None,
             digest: Digest::default(),
-            bytes: 0,
+            size: Size::default(),
             last_key: None,
             unsynced_bytes: 0,
             verified: None,
@@ -216,7 +217,7 @@ impl Loading {
         }
         for (key, stored) in &rows {
             self.digest.add(key, stored);
-            self.bytes += (key.len() + stored.len()) as u64;
+            self.size.add(key, stored);
         }
         self.last_key = rows.last().map(|(key, _)| Bytes::copy_from_slice(key));
         store.metrics().import_bytes_total.inc_by(chunk.len() as u64);
@@ -294,8 +295,8 @@ impl Loading {
         let extent = |table| Extent { table, clip: self.range.clone() };
         let extents = self.table.map(extent).into_iter().collect();
         let group = self.group;
-        let bytes = self.bytes;
-        let state = ShardState { group, applied, version, rows, bytes, extents, meta };
+        let Size { bytes, sum, .. } = self.size;
+        let state = ShardState { group, applied, version, rows, bytes, sum, extents, meta };
         self.verified = Some(Arc::new(state));
         Ok(())
     }

@@ -183,7 +183,9 @@ impl Merger<'_> {
                 Some(_) => self.current.shard(group, self.metrics)?,
                 None => None,
             };
+            let is_exact = extents.iter().all(|extent| self.table_uses[&extent.table] == 1);
             let rewrite = Rewrite {
+                is_exact,
                 changes: &changes,
                 deleted: &deleted,
                 range: &newest.shared.range,
@@ -200,7 +202,7 @@ impl Merger<'_> {
             let size = self.update(size, extents, &changes, &deleted, now_ms, &mut tally)?;
             (size, extents.to_vec())
         };
-        let Size { rows, bytes } = size;
+        let Size { rows, bytes, sum } = size;
         self.acquire(&extents);
         self.release(old_extents);
         self.merged.rows += tally.puts + tally.deletes;
@@ -215,6 +217,7 @@ impl Merger<'_> {
             version: newest.version,
             rows,
             bytes,
+            sum,
             extents,
             meta: meta.clone(),
         }))
@@ -317,6 +320,8 @@ impl Merger<'_> {
 
 /// What becomes of a shard's rows.
 struct Rewrite<'a> {
+    /// No other shard has a part of the old tables.
+    is_exact: bool,
     changes: &'a [Change<'a>],
     deleted: &'a [KeyRange],
     range: &'a KeyRange,
@@ -345,12 +350,13 @@ fn load(
     let mut loader =
         Loader { cursor, size: Size::default(), damaged: 0, now_ms, stored: Vec::new(), tally };
 
-    let mut changes = changes.iter().peekable();
+    let (mut changes, mut met) = (changes.iter().peekable(), Size::default());
     for (_, walk) in base.into_iter().flat_map(|base| base.walks(range)) {
         for entry in walk? {
             let (key, stored) =
                 entry.map_err(|error| StoreError::database("read the old table", error))?;
             let key = key.value();
+            met.add(key, stored.value());
             if deleted.version_at(key).is_some() {
                 continue;
             }
@@ -362,6 +368,13 @@ fn load(
                 None => loader.moved(key, stored.value())?,
             }
         }
+    }
+    // What is missing would be missing for good, and look deleted.
+    if let Some(base) = base
+        && rewrite.is_exact
+        && !Size::of(&base.state).agrees(&met)
+    {
+        base.scrub(true)?;
     }
     for (new, cell) in changes {
         loader.change(new, cell, false)?;

@@ -61,6 +61,7 @@ mod metrics;
 mod pool;
 mod row;
 mod rows;
+mod scrub;
 mod shard;
 mod size;
 mod snapshot;
@@ -181,6 +182,7 @@ impl Store {
             version: 0,
             rows: 0,
             bytes: 0,
+            sum: Some(0),
             extents: Vec::new(),
             meta,
         };

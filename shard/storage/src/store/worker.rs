@@ -211,6 +211,8 @@ impl Worker {
     }
 
     fn run(mut self, receiver: &Receiver<Message>) {
+        // What was found on opening, before anybody could be told.
+        self.report_lost_records();
         while self.receive(receiver) && self.attend() {}
         self.store.base().watch().on_reopen_wanted(None);
         let closed = || StoreError::Closed { why: "the store was shut down".to_owned() };

@@ -7,6 +7,7 @@ mod disk;
 mod extents;
 mod failures;
 mod files;
+mod flips;
 mod import;
 mod import_faults;
 mod model;

@@ -1,14 +1,20 @@
 //! Random commands, freezes, checkpoints and reopenings against a plain map, compared after every
-//! step through every way of reading.
+//! step through every way of reading; and views that are held across them, which show
+//! one state since they were taken.
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use flotilla_storage::KeyRange;
-use flotilla_storage::store::{PageOptions, RowChange};
+use flotilla_storage::store::{PageOptions, Row, RowChange};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::disk::Disk;
-use crate::support::{Command, GROUP, Modelled, check_scan, open};
+use crate::support::{Command, Expected, GROUP, Modelled, check_scan, open};
+
+/// Views that are held at a time.
+const HELD_MAX: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -17,6 +23,8 @@ enum Step {
     /// Merges all frozen memtables, however many, into one commit.
     Checkpoint,
     Reopen,
+    /// Keeps a view of now; of many the oldest is let go.
+    Hold,
     Scan(KeyRange, PageOptions),
 }
 
@@ -66,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Freeze),
         3 => Just(Step::Checkpoint),
         1 => Just(Step::Reopen),
+        3 => Just(Step::Hold),
         4 => (range(), options).prop_map(|(range, options)| Step::Scan(range, options)),
     ]
 }
@@ -83,6 +92,9 @@ proptest! {
         let (mut store, _) = open(&disk).unwrap();
         let mut modelled = Modelled::create(&store, GROUP);
         let mut frozen = Vec::new();
+        let mut held = VecDeque::new();
+        let (rows_max, bytes_max) = (usize::MAX, usize::MAX);
+        let all = PageOptions { rows_max, bytes_max, ..PageOptions::default() };
         for step in steps {
             match step {
                 Step::Apply(command) => modelled.apply(command),
@@ -94,8 +106,15 @@ proptest! {
                 Step::Scan(range, options) => {
                     check_scan(&modelled.shard.view(), &range, options, &modelled.rows);
                 }
+                Step::Hold => {
+                    held.push_back((modelled.shard.view(), modelled.log.len()));
+                    if held.len() > HELD_MAX {
+                        held.pop_front();
+                    }
+                }
                 Step::Reopen => {
                     // Everything that holds the file goes first.
+                    held.clear();
                     frozen.clear();
                     let unused = Disk::default();
                     let (elsewhere, _) = open(&unused).unwrap();
@@ -108,6 +127,13 @@ proptest! {
             }
             assert_eq!(modelled.shard.frozen_count(), frozen.len());
             modelled.check();
+            for (view, since) in &held {
+                let page = view.page(&KeyRange::whole(), all).unwrap();
+                let row = |row: Row| Expected { version: row.version, value: row.value };
+                let rows = page.rows.into_iter().map(|(key, found)| (key, row(found))).collect();
+                let is_one = modelled.history[*since..].contains(&rows);
+                assert!(is_one, "a view shows no state since it was taken: {rows:?}");
+            }
         }
     }
 }

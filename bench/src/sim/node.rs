@@ -131,6 +131,8 @@ pub struct Due {
     pub checkpoint: bool,
     /// Of the snapshot service.
     pub snapshots: bool,
+    /// Of the checkpoints, because the store cannot be written.
+    pub store_retry: bool,
 }
 
 /// Why a node does not start.
@@ -269,6 +271,7 @@ impl Node {
             merged_bytes_max: options.merged_bytes,
             compact_file_bytes_min: 4 << 20,
             slice_bytes_min: 16 << 10,
+            ..StoreOptions::default()
         };
         let open = || {
             let backend = disk::open_store(&self.fs);

@@ -125,6 +125,13 @@ impl World {
         if let Some(client) = self.clients.iter().find(|client| client.call.is_some()) {
             return Some(format!("client {} has no answer", client.number));
         }
+        // A file in which bits flipped may be beyond repair: that is not judged.
+        let stores = self.nodes.iter().filter(|node| !node.is_rotten);
+        for life in stores.filter_map(|node| node.life.as_ref()) {
+            if life.due.store_retry {
+                return Some(format!("the store of node {} cannot be written", life.at + 1));
+            }
+        }
         for descriptor in &self.descriptors {
             let group = descriptor.group;
             let hosted = || {

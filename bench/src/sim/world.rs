@@ -315,7 +315,9 @@ impl World {
         self.with_life(at, Some(number), |life, scene, _| {
             life.due.checkpoint = false;
             scene.count("checkpoint steps");
-            let pause = match life.checkpoints.turn() {
+            let next = life.checkpoints.turn();
+            life.due.store_retry = matches!(next, NextTurn::After(_));
+            let pause = match next {
                 NextTurn::Now => scene.delay(CHECKPOINT_MAX),
                 NextTurn::After(pause) => {
                     scene.count("store outages waited for");

@@ -82,7 +82,7 @@ fn look_for(mutation: Mutation, search: &Search) -> Outcome {
             if let (Some(found), _) = with(None, lived) {
                 return Outcome::BreaksWithout { found };
             }
-            return Outcome::Caught(Caught::in_life(&found, seed, reached));
+            return Outcome::Caught(Caught::in_life(&found, seed));
         }
     }
     let Some(scene) = scene else { return Outcome::Missed { lives: search.seeds_max, reached } };
@@ -93,7 +93,7 @@ fn look_for(mutation: Mutation, search: &Search) -> Outcome {
     };
     match with(None, || play(scene)) {
         (Some(found), _) => Outcome::BreaksWithout { found },
-        (None, _) => Outcome::Caught(Caught::in_scene(&found, lives, reached + reached_now)),
+        (None, _) => Outcome::Caught(Caught::in_scene(&found, lives)),
     }
 }
 

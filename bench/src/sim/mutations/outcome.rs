@@ -15,8 +15,6 @@ pub struct Caught {
     lives: u64,
     /// No life of these had caught it, a scene did.
     is_scene: bool,
-    /// How often the bug's place was reached.
-    reached: u64,
 }
 
 /// What came of looking for a mutation.
@@ -43,13 +41,13 @@ const SAID_MAX: usize = 110;
 
 impl Caught {
     /// In the life of a seed, after those of all seeds before it.
-    pub fn in_life(found: &str, lives: u64, reached: u64) -> Caught {
-        Caught { lives, is_scene: false, reached, ..Caught::of(found) }
+    pub fn in_life(found: &str, lives: u64) -> Caught {
+        Caught { lives, is_scene: false, ..Caught::of(found) }
     }
 
     /// In a scene, after so many lives in which it was not noticed.
-    pub fn in_scene(found: &str, lives: u64, reached: u64) -> Caught {
-        Caught { lives, is_scene: true, reached, ..Caught::of(found) }
+    pub fn in_scene(found: &str, lives: u64) -> Caught {
+        Caught { lives, is_scene: true, ..Caught::of(found) }
     }
 
     fn of(found: &str) -> Caught {
@@ -60,7 +58,7 @@ impl Caught {
         let mut said: String = said.chars().take(SAID_MAX).collect();
         // A table's cell.
         said = said.replace('|', "/");
-        Caught { by: by.to_owned(), said, lives: 0, is_scene: false, reached: 0 }
+        Caught { by: by.to_owned(), said, lives: 0, is_scene: false }
     }
 }
 
@@ -128,7 +126,7 @@ mod tests {
     #[test]
     fn a_table_is_complete_only_if_all_are_caught() {
         let mut table = Table::default();
-        table.add(Mutation::SuspectVotes, Outcome::Caught(Caught::in_life("promises: x", 3, 9)));
+        table.add(Mutation::SuspectVotes, Outcome::Caught(Caught::in_life("promises: x", 3)));
         assert!(table.is_complete());
         let text = table.to_string();
         assert!(text.contains("| let a suspect replica vote | 3 | promises | x |"), "{text}");
@@ -140,12 +138,9 @@ mod tests {
     #[test]
     fn what_the_product_stops_itself_is_told_apart() {
         for found in ["panic: terms go back", "liveness: a thread ended: no"] {
-            let caught = Caught::in_life(found, 1, 1);
+            let caught = Caught::in_life(found, 1);
             assert_eq!(caught.by, "the product's own assertion");
         }
-        assert_eq!(
-            Caught::in_scene("one leader: two", 0, 1).to_string(),
-            "scene | one leader | two"
-        );
+        assert_eq!(Caught::in_scene("one leader: two", 0).to_string(), "scene | one leader | two");
     }
 }

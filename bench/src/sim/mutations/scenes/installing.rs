@@ -52,9 +52,8 @@ pub fn power_loss_after_the_swap() -> Result<(), Violation> {
     restored.resume_after_swap(rows);
     let suspect = restored.validate().is_err();
     let HardState { term, vote, .. } = restored.hard_state;
-    let base = match restored.base {
-        Position { index: Index(index), term: Term(term) } => judges::Position::new(index, term),
-    };
+    let Position { index: Index(index), term: Term(base_term) } = restored.base;
+    let base = judges::Position::new(index, base_term);
     let mut judges = Judges::new();
     let found = Reopened {
         term: term.0,

@@ -4,7 +4,7 @@
 //! a constant `false`, and the compiler removes the question. No default build of any member of the
 //! workspace enables the feature.
 //!
-//! With the feature, [`plant`] chooses one mutation for the whole process: the product's own threads
+//! With the feature, `plant` chooses one mutation for the whole process: the product's own threads
 //! must see it too. Who plants holds the field alone until it drops what it was given.
 //!
 //! What is absent: what a mutation means to the code around it. The places that ask say so.

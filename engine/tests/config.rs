@@ -258,6 +258,7 @@ fn contradictions_are_refused_in_words_that_say_what_to_do() {
         ("peer_addr = '127.0.0.1:1'\n[peers]\n1 = '127.0.0.1:2'\n", "wrong door"),
         ("peer_addr = '127.0.0.1:1'\n[peers]\n1 = '127.0.0.2:1'\n", "wrong door"),
         ("[limits]\nbudget_bytes = '4MiB'\n", "shut everybody else out"),
+        ("[limits]\nvalue_bytes_max = '15EiB'\n", "shut everybody else out"),
         ("[limits]\nconnections_max = 0\n", "no client could connect"),
         ("[limits]\nkey_bytes_max = 0\n", "out of range"),
         ("[storage]\nsegment_bytes = '8MiB'\n", "too small for limits.value_bytes_max"),

@@ -12,12 +12,14 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use flotilla_storage::GroupId;
-use flotilla_storage::journal::{Change, Journal, LogEntry, Recovery, Write};
+use flotilla_storage::journal::{Change, Journal, JournalError, LogEntry, Recovery, Write};
 use flotilla_storage::sim::SimFs;
 
 use crate::choices::Choices;
 use crate::memory::bounded;
-use support::{Model, apply, birth, commit, compact, dir, observed, open, settle, state, write};
+use support::{
+    Model, apply, birth, commit, compact, dir, observed, open, settle, state, try_open, write,
+};
 
 #[allow(dead_code)]
 #[path = "../../shard/storage/tests/journal/support.rs"]
@@ -231,16 +233,25 @@ pub fn run(input: &[u8]) {
     let fs = SimFs::new(7);
     files.iter().for_each(|(number, content)| fs.put(&path(*number), content));
     let bytes: usize = files.values().map(Vec::len).sum();
-    let (journal, recovery) = bounded(16 * bytes + (4 << 20), || open(&fs));
+    let (journal, recovery) = match bounded(16 * bytes + (4 << 20), || try_open(&fs)) {
+        Ok(opened) => opened,
+        // A sealed header of another version is no damage.
+        Err(JournalError::Version { .. }) if is_forged => return,
+        Err(error) => panic!("{error}"),
+    };
     let found = observed(&journal, &recovery);
     if !is_forged {
         check(pristine, &files, &recovery, &found);
     }
     drop(journal);
     fs.crash();
-    let (journal, again) = open(&fs);
-    assert_eq!(observed(&journal, &again), found, "opened once more");
-    go_on(&fs, journal, found, is_forged);
+    let (journal, recovery) = open(&fs);
+    let again = observed(&journal, &recovery);
+    // Who forges checksums can make anything of a group; what they cannot do is stop the journal.
+    if !is_forged {
+        assert_eq!(again, found, "opened once more");
+    }
+    go_on(&fs, journal, again, is_forged);
 }
 
 /// Does one thing to the files; true if it makes a checksum hold that should not.
@@ -386,15 +397,9 @@ fn go_on(fs: &SimFs, mut journal: Journal, mut model: Model, is_forged: bool) {
     drop(journal);
     fs.crash();
     let (journal, recovery) = open(fs);
-    let mut found = observed(&journal, &recovery);
-    if is_forged {
-        // Which of two forged batches counts may change when segments are freed; of a suspect nobody
-        // relies on it.
-        for (id, group) in &mut found {
-            if let Some(known) = model.get(id).filter(|known| known.suspect && group.suspect) {
-                group.clone_from(known);
-            }
-        }
+    let found = observed(&journal, &recovery);
+    // Of two sealed batches of one number, which one counts may change when segments are freed.
+    if !is_forged {
+        assert_eq!(found, model, "written after damage");
     }
-    assert_eq!(found, model, "written after damage");
 }

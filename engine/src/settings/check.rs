@@ -211,7 +211,7 @@ impl Settings {
                 Size::bytes(segment_bytes_min)
             ));
         }
-        if limits.budget_bytes.get() < 2 * limits.value_bytes_max.get() {
+        if limits.budget_bytes.get() < limits.value_bytes_max.get().saturating_mul(2) {
             problems.push(format!(
                 "limits.budget_bytes {} is less than twice limits.value_bytes_max {}: one big \
                  value would shut everybody else out",

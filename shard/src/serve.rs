@@ -189,9 +189,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn reads_see_what_has_not_expired_at_their_time() {
-        let dir = tempfile::TempDir::new().unwrap();
+    /// A shard of everything without rows, and its store.
+    fn empty(dir: &tempfile::TempDir) -> (Store, Machine) {
         let (store, _) =
             Store::open(dir.path(), StoreOptions::default(), StoreMetrics::new()).unwrap();
         let descriptor = Descriptor {
@@ -202,7 +201,13 @@ mod tests {
         };
         let meta = ShardMeta::new(descriptor);
         let shard = store.create_shard(GROUP, KeyRange::whole(), meta.encode());
-        let mut machine = Machine::new(meta, shard);
+        (store, Machine::new(meta, shard))
+    }
+
+    #[test]
+    fn reads_see_what_has_not_expired_at_their_time() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (store, mut machine) = empty(&dir);
         put(&mut machine, "brief", Expiry::After(100));
         put(&mut machine, "lasting", Expiry::Never);
         for from_memory in [true, false] {
@@ -243,17 +248,7 @@ mod tests {
     #[test]
     fn large_rows_in_memory_wait_while_answers_are_scarce() {
         let dir = tempfile::TempDir::new().unwrap();
-        let (store, _) =
-            Store::open(dir.path(), StoreOptions::default(), StoreMetrics::new()).unwrap();
-        let descriptor = Descriptor {
-            group: GROUP,
-            range: KeyRange::whole(),
-            epoch: Epoch::FIRST,
-            replicas: Vec::new(),
-        };
-        let meta = ShardMeta::new(descriptor);
-        let shard = store.create_shard(GROUP, KeyRange::whole(), meta.encode());
-        let mut machine = Machine::new(meta, shard);
+        let (store, mut machine) = empty(&dir);
         put(&mut machine, "small", Expiry::Never);
         let (key, value) = (Bytes::from("large"), Bytes::from(vec![7; 10_000]));
         let write = Write::Put {

@@ -73,6 +73,21 @@ async fn a_hundred_thousand_messages_each_way_arrive_in_order() {
 }
 
 #[tokio::test]
+async fn what_others_of_the_thread_send_in_the_same_turn_goes_along() {
+    let (one, mut two) = two_nodes().await;
+    one.transport.send(TWO, vec![append(1, Bytes::new())]);
+    // The writer is awake by now, and before this task in the thread's queue.
+    let transport = one.transport.clone();
+    tokio::spawn(async move { transport.send(TWO, vec![append(2, Bytes::new())]) });
+    let mut received = Vec::new();
+    while received.len() < 2 {
+        received.extend(ids(&two.events.received(ONE).await));
+    }
+    assert_eq!(received, [1, 2]);
+    assert_eq!(metric(&one.metrics, "flotilla_peer_sent_frames_total"), 1.0);
+}
+
+#[tokio::test]
 async fn connections_return_when_the_peer_does() {
     let (mut one, two) = two_nodes().await;
     let address = two.transport.local_address();

@@ -248,6 +248,9 @@ impl<'a> Writer<'a> {
             } else if !self.take() {
                 let waited = timeout(keep_alive, self.peer.outbox.wait(self.class)).await;
                 if waited.is_ok() {
+                    // What the others of this thread have for the peer goes along. Where nobody is
+                    // busy this costs one look at the sockets.
+                    tokio::task::yield_now().await;
                     continue;
                 }
                 signed_at = Some(Instant::now());

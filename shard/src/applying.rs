@@ -2,7 +2,8 @@
 //!
 //! Entries are applied strictly in order. When a command needs rows that are not in memory, the
 //! group's apply is parked, not the lane: the rows of that command, and of those queued behind it,
-//! are asked for together, and applying goes on when they have come.
+//! are asked for together, and applying goes on when they have come. Of several entries that come
+//! together the rows in memory are looked at together too, before the first is applied.
 //!
 //! Invariants:
 //!
@@ -12,7 +13,7 @@
 //!
 //! What is absent: callers (`pending`), and reading itself.
 
-use crate::command::{Change, Command, CommandFailure, WriteOutcome};
+use crate::command::{Change, Command, CommandFailure, Write, WriteOutcome};
 use crate::machine::{Applied, Fetched, Machine};
 use bytes::Bytes;
 use flotilla_raft::{Entry, Position};
@@ -44,9 +45,39 @@ pub enum Step {
     Idle,
 }
 
+/// A committed entry.
+struct Queued {
+    position: Position,
+    /// `None` for an entry without a command.
+    command: Option<Command>,
+    payload_bytes: usize,
+}
+
+impl Queued {
+    /// # Panics
+    ///
+    /// If the command cannot be decoded.
+    fn new(entry: Entry) -> Queued {
+        let payload_bytes = entry.payload.len();
+        let command = (payload_bytes > 0).then(|| decode(entry.payload));
+        Queued {
+            position: Position { index: entry.index, term: entry.term },
+            command,
+            payload_bytes,
+        }
+    }
+
+    fn write(&self) -> Option<&Write> {
+        match &self.command.as_ref()?.change {
+            Change::Write(write) => Some(write),
+            _ => None,
+        }
+    }
+}
+
 /// The queue between commit and state machine.
 pub struct Applying {
-    queue: VecDeque<Entry>,
+    queue: VecDeque<Queued>,
     applied: Position,
     /// The question that applying is parked for.
     parked: Option<u64>,
@@ -101,9 +132,22 @@ impl Applying {
         self.applied
     }
 
-    /// Queues committed entries.
-    pub fn extend(&mut self, entries: Vec<Entry>) {
-        self.queue.extend(entries);
+    /// Queues committed entries, which `machine` will be given.
+    ///
+    /// # Panics
+    ///
+    /// If a committed command cannot be decoded: either the Raft core or the journal is broken, or
+    /// a newer release wrote it, and going on would diverge.
+    pub fn extend(&mut self, entries: Vec<Entry>, machine: &Machine) {
+        let queued_before = self.queue.len();
+        self.queue.extend(entries.into_iter().map(Queued::new));
+        let mut keys = Vec::new();
+        for write in self.queue.range(queued_before..).filter_map(Queued::write) {
+            write.for_each_key(|key| keys.push(key.clone()));
+        }
+        if keys.len() > 1 && !self.is_parked() {
+            machine.shard().anticipate(&keys);
+        }
     }
 
     /// How many committed entries wait here.
@@ -154,29 +198,26 @@ impl Applying {
     ///
     /// # Panics
     ///
-    /// If entries do not follow each other, or a committed command cannot be decoded: either the
-    /// Raft core or the journal is broken, or a newer release wrote it, and going on would
-    /// diverge.
+    /// If entries do not follow each other: the Raft core is broken, and going on would diverge.
     pub fn step(&mut self, machine: &mut Machine) -> Step {
         if self.is_parked() {
             return Step::Idle;
         }
-        let Some(entry) = self.queue.front() else {
+        let Some(Queued { position, command, .. }) = self.queue.front() else {
             self.fetched.clear();
             return Step::Idle;
         };
-        let position = Position { index: entry.index, term: entry.term };
+        let position = *position;
         assert_eq!(position.index, self.applied.index.next(), "entries are applied in order");
-        if entry.payload.is_empty() {
+        let Some(command) = command else {
             return self.done(position, None);
-        }
-        let command = decode(&entry.payload);
+        };
         if std::mem::take(&mut self.damaged) {
-            machine.pass_over(&command);
+            machine.pass_over(command);
             let failure = WriteOutcome::Failed(CommandFailure::RowDamaged);
             return self.done(position, Some(failure));
         }
-        match machine.apply(&command, &self.fetched) {
+        match machine.apply(command, &self.fetched) {
             Applied::Outcome(outcome) => self.done(position, Some(outcome)),
             Applied::Released(_) => {
                 self.done(position, None);
@@ -188,9 +229,9 @@ impl Applying {
     }
 
     fn done(&mut self, position: Position, outcome: Option<WriteOutcome>) -> Step {
-        let entry = self.queue.pop_front();
+        let applied = self.queue.pop_front();
         self.alone = false;
-        self.replay_bytes += entry.map_or(0, |entry| entry.payload.len() as u64);
+        self.replay_bytes += applied.map_or(0, |applied| applied.payload_bytes as u64);
         self.applied = position;
         Step::Applied { position, outcome }
     }
@@ -200,13 +241,8 @@ impl Applying {
     fn park(&mut self, machine: &Machine, mut keys: Vec<Bytes>) -> Step {
         self.fetched.clear();
         let look_ahead = if self.alone { 0 } else { LOOK_AHEAD_COMMANDS };
-        for entry in self.queue.iter().take(look_ahead) {
-            if entry.payload.is_empty() {
-                continue;
-            }
-            if let Change::Write(write) = decode(&entry.payload).change
-                && write.needs_previous()
-            {
+        for write in self.queue.iter().take(look_ahead).filter_map(Queued::write) {
+            if write.needs_previous() {
                 write.for_each_key(|key| {
                     if matches!(machine.shard().lookup(key), Lookup::Below) {
                         keys.push(key.clone());
@@ -222,8 +258,8 @@ impl Applying {
     }
 }
 
-fn decode(payload: &Bytes) -> Command {
-    match Command::decode(payload.clone()) {
+fn decode(payload: Bytes) -> Command {
+    match Command::decode(payload) {
         Ok(command) => command,
         Err(error) => panic!("a committed command cannot be applied: {error}"),
     }

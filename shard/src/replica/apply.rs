@@ -31,7 +31,7 @@ impl Replica {
                 effects.parcels.push((node, Parcel::Raft(message)));
             }
         }
-        self.applying.extend(ready.apply);
+        self.applying.extend(ready.apply, &self.machine);
         if let Some(fetch) = ready.fetch {
             effects.log_reads.push(LogRead {
                 group: self.group,

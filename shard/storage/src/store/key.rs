@@ -59,6 +59,21 @@ pub(crate) fn unpinned(bytes: &Bytes) -> Bytes {
     if bytes.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(bytes) } else { bytes.clone() }
 }
 
+/// Like [`unpinned`], in the memory of `old` if that is as long and nobody else reads it: what is
+/// overwritten again and again then neither frees nor allocates.
+pub(crate) fn unpinned_over(old: Bytes, new: &Bytes) -> Bytes {
+    if new.len() > COPY_BYTES_MAX || new.len() != old.len() {
+        return unpinned(new);
+    }
+    match old.try_into_mut() {
+        Ok(mut room) => {
+            room.copy_from_slice(new);
+            room.freeze()
+        }
+        Err(_) => unpinned(new),
+    }
+}
+
 impl Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
         self.as_slice()
@@ -113,5 +128,25 @@ mod tests {
         let inside = |bytes: &Bytes| frame.as_ptr_range().contains(&bytes.as_ptr());
         assert!(!inside(&unpinned(&frame.slice(10..20))));
         assert!(inside(&unpinned(&frame.slice(10..10 + COPY_BYTES_MAX + 1))));
+    }
+
+    #[test]
+    fn memory_is_used_again_only_if_nobody_reads_it() {
+        let old = unpinned(&Bytes::from(vec![1; 256]));
+        let at = old.as_ptr();
+        let again = unpinned_over(old, &Bytes::from(vec![2; 256]));
+        assert_eq!((again.as_ptr(), &again[..]), (at, &[2; 256][..]));
+
+        let reader = again.clone();
+        let other = unpinned_over(again, &Bytes::from(vec![3; 256]));
+        assert_ne!(other.as_ptr(), at);
+        assert_eq!((&reader[..], &other[..]), (&[2; 256][..], &[3; 256][..]));
+
+        // Once the reader is gone its memory has no owner but this one.
+        let again = unpinned_over(reader, &Bytes::from(vec![4; 256]));
+        assert_eq!((again.as_ptr(), &again[..]), (at, &[4; 256][..]));
+
+        let longer = unpinned_over(again, &Bytes::from(vec![5; 257]));
+        assert_eq!(&longer[..], &[5; 257][..]);
     }
 }

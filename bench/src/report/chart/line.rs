@@ -2,7 +2,7 @@
 
 use super::Size;
 use super::axis::Axis;
-use super::svg::{Anchor, LETTER, Svg, colour, text_width};
+use super::svg::{Anchor, Svg, colour, shortened, text_width};
 
 /// How far apart labels are at least.
 const LABEL_HEIGHT: f64 = 15.0;
@@ -175,12 +175,13 @@ impl LineChart {
             let x = frame.x(self, *at);
             let y = frame.top - 6.0 - (rows - 1 - number % rows) as f64 * 14.0;
             svg.line("event", (x, y + 2.0), (x, frame.bottom));
+            let label = shortened(label, size.width() / 2.0 - 6.0);
             let room = size.width() - x;
-            let (anchor, x) = match text_width(label) + 6.0 > room {
+            let (anchor, x) = match text_width(&label) + 6.0 > room {
                 true => (Anchor::End, x - 4.0),
                 false => (Anchor::Start, x + 4.0),
             };
-            svg.text("event", (x, y), anchor, &shortened(label, size));
+            svg.text("event", (x, y), anchor, &label);
         }
     }
 }
@@ -192,15 +193,6 @@ impl Frame {
 
     fn y(&self, chart: &LineChart, value: f64) -> f64 {
         self.bottom - chart.y.position(value) * (self.bottom - self.top)
-    }
-}
-
-/// No longer than fits into half of the picture.
-fn shortened(label: &str, size: Size) -> String {
-    let letters = (size.width() / 2.0 / LETTER) as usize;
-    match label.chars().count() > letters {
-        true => label.chars().take(letters - 1).chain(['…']).collect(),
-        false => label.to_owned(),
     }
 }
 

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 /// How many colours there are; further series begin again, with dashes.
 pub const COLOURS: usize = 8;
 
-/// Width of one letter of the charts' text, in units of the picture; a little more than it is.
-pub const LETTER: f64 = 6.6;
+/// Height of the charts' text, in units of the picture; the page's style sheet says the same.
+const FONT_SIZE: f64 = 12.0;
 
 /// What `text` is in XML and HTML, in content and in attributes. Characters that XML does not know
 /// are left out.
@@ -143,14 +143,55 @@ fn units(value: f64) -> String {
     }
 }
 
-/// The width that `text` takes.
+/// The width that `text` takes at most, in units of the picture, in the widest of the fonts that the
+/// page asks for, and bold: nobody knows which of them a reader has.
 pub fn text_width(text: &str) -> f64 {
-    text.chars().count() as f64 * LETTER
+    text.chars().map(letter_ems).sum::<f64>() * FONT_SIZE
+}
+
+/// The advance of `letter` in DejaVu Sans Bold, in heights of the font, rounded up by groups.
+fn letter_ems(letter: char) -> f64 {
+    match letter {
+        'i' | 'j' | 'l' | '\'' | ' ' => 0.35,
+        '.' | ',' | '/' | ':' | ';' | '|' | 'I' | 'J' | '·' => 0.41,
+        '-' | 'f' | 't' | 'r' | '(' | ')' | '[' | ']' | '!' => 0.5,
+        'c' | 's' | 'z' | 'k' | 'v' | 'x' | 'y' => 0.67,
+        '0'..='9' => 0.7,
+        'm' | 'M' => 1.05,
+        'w' => 0.93,
+        'W' => 1.11,
+        'a'..='z' | 'µ' | 'E' | 'F' | 'L' | 'S' | 'T' => 0.74,
+        'A'..='Z' => 0.86,
+        // Most of the rest is narrower, and wide scripts are as wide as they are high.
+        _ => 1.01,
+    }
+}
+
+/// As much of the beginning of `text` as `width` has room for, with a mark where it was cut.
+pub fn shortened(text: &str, width: f64) -> String {
+    if text_width(text) <= width {
+        return text.to_owned();
+    }
+    let mut room = width - text_width("…");
+    let fits = |letter: &char| {
+        room -= text_width(letter.encode_utf8(&mut [0; 4]));
+        room >= 0.0
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_cut_where_there_is_no_more_room() {
+        assert_eq!(shortened("leader killed", 200.0), "leader killed");
+        let cut = shortened("leader killed", 60.0);
+        assert!(cut.starts_with("lead") && cut.ends_with('…'), "{cut}");
+        assert!(text_width(&cut) <= 60.0 && text_width("leader killed") > 60.0);
+        assert_eq!(shortened("x", 0.0), "…");
+    }
 
     #[test]
     fn text_from_outside_cannot_leave_its_place() {

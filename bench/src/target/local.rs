@@ -230,17 +230,6 @@ pub(super) mod conformance {
         assert_eq!(last[0].outcome, read(Some(b"z")), "writes keep their order");
     }
 
-    /// The version of a dependency, as the workspace has locked it.
-    pub(in crate::target) fn linked_version(name: &str) -> String {
-        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
-        let lock = std::fs::read_to_string(lock).unwrap();
-        let package = lock
-            .split("[[package]]")
-            .find(|package| package.lines().any(|line| line == format!("name = \"{name}\"")));
-        let version = package.unwrap().lines().find_map(|line| line.strip_prefix("version = "));
-        version.unwrap().trim_matches('"').to_owned()
-    }
-
     async fn run(session: &mut dyn Session, operations: Vec<(u64, Operation)>) -> Vec<Completion> {
         let count = operations.len();
         operations.into_iter().for_each(|(tag, operation)| session.submit(tag, operation));

@@ -19,6 +19,7 @@ pub mod etcd;
 pub mod fjall;
 mod hosts;
 mod local;
+mod locked;
 pub mod nats;
 mod operation;
 pub mod redb;

@@ -14,6 +14,7 @@
 mod completion;
 mod control;
 mod log_sizes;
+mod reasons;
 mod shared;
 
 pub use completion::LaneCompletion;

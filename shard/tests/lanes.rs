@@ -277,6 +277,10 @@ fn a_full_disk_is_minded_by_all_lanes_until_it_has_room() {
         assert!(node.ask(group, Operation::Write(Write::Delete { keys })).is_ok());
         assert!(node.ask(group, get("k")).is_ok());
     }
+    // A slow disk that is fast again is no less full.
+    node.lanes.set_reluctant(true, "its disk is slow");
+    node.lanes.set_reluctant(false, "its disk is slow");
+    assert_eq!(node.ask(1, put("k", "2")), Err(Refusal::DiskFull));
     node.lanes.set_disk_full(false);
     for group in 1..=4 {
         assert!(node.ask(group, put("k", "2")).is_ok());

@@ -249,7 +249,8 @@ impl World {
         let stall = nanos(self.scene.options.disk_stall_max);
         let is_slow = self.nodes[at].stalled_until > self.scene.now + stall;
         let is_there = self.with_life(at, Some(number), |life, scene, now| {
-            life.set_reluctant(scene, now, is_slow) && life.tick(scene, now)
+            let is_reluctant = is_slow || now.conditions.is_disk_full;
+            life.set_reluctant(scene, now, is_reluctant) && life.tick(scene, now)
         });
         if is_there {
             let interval = nanos(self.scene.options.tick_interval());

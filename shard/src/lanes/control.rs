@@ -8,36 +8,43 @@ use crate::lane::{Inbox, Mail};
 use crate::status::{Role, SharedStatus};
 use flotilla_storage::GroupId;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// How often a node that hands over looks whether it is done.
 const HAND_OVER_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Why a node whose disk is full would rather not lead.
+const DISK_FULL: &str = "its disk is full";
+
 /// Why a node that stops does not lead.
 const STOPPING: &str = "it is stopping";
 
 pub(super) fn set_may_lead(shared: &Shared, inboxes: &[Arc<Inbox>], may_lead: bool, reason: &str) {
-    shared.forbid(reason, !may_lead, |may_lead| {
-        if may_lead {
-            tracing::info!("this node may lead again: nothing speaks against it any more");
-        } else {
+    shared.forbidden.set(reason, !may_lead, |is_forbidden| {
+        if is_forbidden {
             tracing::warn!(reason, "this node hands its leaderships over");
+        } else {
+            tracing::info!("this node may lead again: nothing speaks against it any more");
         }
-        inboxes.iter().for_each(|inbox| inbox.put(Mail::MayLead(may_lead)));
+        inboxes.iter().for_each(|inbox| inbox.put(Mail::MayLead(!is_forbidden)));
     });
 }
 
 impl Lanes {
-    /// Whether the disk is full. While it is, leaders refuse writes that need room with
+    /// Whether the disk is full. While it is, this node leaves leading to nodes that have room, and
+    /// what it leads all the same refuses writes that need room with
     /// [`Refusal::DiskFull`](crate::Refusal::DiskFull); reads, deletes and all of Raft go on.
     pub fn set_disk_full(&self, is_full: bool) {
         let was_full = self.inner.shared.is_disk_full.swap(is_full, Relaxed);
         match (was_full, is_full) {
-            (false, true) => tracing::error!("the disk is full: only reads and deletes are served"),
-            (true, false) => tracing::info!("the disk has room again: writes are served"),
+            (false, true) => {
+                tracing::error!("the disk is full: what is led here serves only reads and deletes")
+            }
+            (true, false) => tracing::info!("the disk has room again: all writes are served"),
             _ => {}
         }
+        self.set_reluctant(is_full, DISK_FULL);
     }
 
     /// Whether `reason` speaks against leading (`may_lead` false) or no longer does. A node may lead
@@ -47,20 +54,19 @@ impl Lanes {
         set_may_lead(&self.inner.shared, &self.inner.inboxes, may_lead, reason);
     }
 
-    /// Whether other nodes should rather lead, because of `reason`. A reluctant node hands its
-    /// leaderships over to nodes that are not, and keeps those that none of them can take: that
-    /// all nodes are reluctant stops nothing. To be told by one thread.
+    /// Whether other nodes should rather lead, because of `reason`, or no longer because of that. A
+    /// node that has such a reason is reluctant: it hands its leaderships over to nodes that are
+    /// not, and keeps those that none of them can take, so that it stops nothing if all nodes are.
     pub fn set_reluctant(&self, reluctant: bool, reason: &str) {
-        if self.inner.shared.is_reluctant.swap(reluctant, AcqRel) == reluctant {
-            return;
-        }
-        if reluctant {
-            tracing::warn!(reason, "this node leaves leading to others where it can");
-        } else {
-            tracing::info!(reason, "this node leads as willingly as others again: it is over");
-        }
-        let mail = |inbox: &Arc<Inbox>| inbox.put(Mail::Reluctant(reluctant));
-        self.inner.inboxes.iter().for_each(mail);
+        let inner = &self.inner;
+        inner.shared.reluctant.set(reason, reluctant, |is_reluctant| {
+            if is_reluctant {
+                tracing::warn!(reason, "this node leaves leading to others where it can");
+            } else {
+                tracing::info!(reason, "this node leads as willingly as others again: it is over");
+            }
+            inner.inboxes.iter().for_each(|inbox| inbox.put(Mail::Reluctant(is_reluctant)));
+        });
     }
 
     /// Asks the leader of `group`, if it is on this node, to hand over: to the replica on `to`, or

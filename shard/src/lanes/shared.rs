@@ -8,6 +8,7 @@
 //! What is absent: what replicas make of it (`replica::retire`, `replica::propose`).
 
 use super::LaneOptions;
+use super::reasons::Reasons;
 use crate::budget::{Account, Budget, Part};
 use crate::descriptor::Descriptor;
 use crate::effects::Conditions;
@@ -19,7 +20,7 @@ use flotilla_storage::GroupId;
 use flotilla_storage::journal::JournalHealth;
 use flotilla_storage::store::CheckpointHandle;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed},
@@ -89,11 +90,10 @@ pub(crate) struct Shared {
     log_keep_bytes: AtomicU64,
     log_cache_bytes_max: AtomicU64,
     is_cache_over: AtomicBool,
-    /// What speaks against leading.
-    forbidden: Mutex<BTreeSet<String>>,
-    may_lead: AtomicBool,
-    /// Other nodes should rather lead.
-    pub(super) is_reluctant: AtomicBool,
+    /// Why this node must not lead.
+    pub(super) forbidden: Reasons,
+    /// Why other nodes should rather lead.
+    pub(super) reluctant: Reasons,
 }
 
 impl Shared {
@@ -114,9 +114,8 @@ impl Shared {
             log_keep_bytes: AtomicU64::new(u64::MAX),
             log_cache_bytes_max: AtomicU64::new(LOG_CACHE_BYTES_MAX),
             is_cache_over: AtomicBool::new(false),
-            forbidden: Mutex::default(),
-            may_lead: AtomicBool::new(true),
-            is_reluctant: AtomicBool::new(false),
+            forbidden: Reasons::default(),
+            reluctant: Reasons::default(),
         }
     }
 
@@ -163,27 +162,11 @@ impl Shared {
     }
 
     pub(crate) fn may_lead(&self) -> bool {
-        self.may_lead.load(Acquire)
+        !self.forbidden.is_any()
     }
 
     pub(crate) fn is_reluctant(&self) -> bool {
-        self.is_reluctant.load(Acquire)
-    }
-
-    /// Adds or removes what speaks against leading. If that changes whether the node may lead, `tell`
-    /// is called with it before anybody else can change it again: nobody hears two changes in
-    /// another order than they were made in.
-    pub(super) fn forbid(&self, reason: &str, forbid: bool, tell: impl FnOnce(bool)) {
-        let mut forbidden = self.forbidden.lock();
-        if forbid {
-            forbidden.insert(reason.to_owned());
-        } else {
-            forbidden.remove(reason);
-        }
-        let may_lead = forbidden.is_empty();
-        if self.may_lead.swap(may_lead, AcqRel) != may_lead {
-            tell(may_lead);
-        }
+        self.reluctant.is_any()
     }
 
     /// How the node is.
@@ -357,47 +340,5 @@ mod tests {
         assert_eq!(budget.total_bytes(), 0);
         assert_eq!(shared.conditions().log_cache_bytes_max, LOG_CACHE_BYTES_MAX);
         assert!(!shared.must_trim());
-    }
-
-    #[test]
-    fn a_node_may_lead_when_nothing_speaks_against_it() {
-        let shared = shared(1);
-        let forbid = |reason, forbid| {
-            let mut told = None;
-            shared.forbid(reason, forbid, |may_lead| told = Some(may_lead));
-            told
-        };
-        assert_eq!(forbid("clock", true), Some(false));
-        assert_eq!(forbid("store", true), None);
-        assert_eq!(forbid("clock", false), None);
-        assert!(!shared.may_lead());
-        assert_eq!(forbid("store", false), Some(true));
-        assert!(shared.may_lead());
-    }
-
-    /// The last that is told is what holds, whatever thread told it.
-    #[test]
-    fn changes_are_told_in_the_order_in_which_they_were_made() {
-        let shared = shared(1);
-        let told = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for reason in ["clock", "store", "disk"] {
-                let (shared, told) = (&shared, &told);
-                scope.spawn(move || {
-                    for _ in 0..1000 {
-                        for forbid in [true, false] {
-                            shared.forbid(reason, forbid, |may_lead| {
-                                // As long as another thread needs to get in between.
-                                std::thread::yield_now();
-                                told.lock().push(may_lead);
-                            });
-                        }
-                    }
-                });
-            }
-        });
-        let told = told.into_inner();
-        assert!(told.len() >= 2 && told.last() == Some(&true) && !told[0]);
-        assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "told in another order");
     }
 }

@@ -108,6 +108,13 @@ pub enum WideAnswer {
         /// The keys found.
         keys: Vec<Bytes>,
     },
+    /// Rows, and the key to go on from.
+    Rows {
+        /// Where to go on; `None` at the end.
+        next: Option<Bytes>,
+        /// The rows found.
+        rows: Vec<(Bytes, Entry)>,
+    },
     /// Keys.
     Keys(Vec<Bytes>),
     /// Some key, or null.
@@ -250,6 +257,15 @@ pub fn reply_wide(answer: WideAnswer, replies: &mut Replies<'_>) {
             replies.array(2);
             replies.bulk(cursor.to_string().as_bytes());
             list(&keys, replies);
+        }
+        WideAnswer::Rows { next, rows } => {
+            replies.array(2);
+            replies.bulk(next.as_deref().unwrap_or_default());
+            replies.array(2 * rows.len());
+            for (key, entry) in rows {
+                replies.bulk(&key);
+                replies.bulk(&entry.value);
+            }
         }
         WideAnswer::Keys(keys) => list(&keys, replies),
         WideAnswer::Key(Some(key)) => replies.bulk(&key),

@@ -1,6 +1,7 @@
 //! Commands on several keys, or on all of them: what they ask for.
 
 use super::lcs::LcsOptions;
+use super::range::RangePlan;
 use super::transaction::TransactionPlan;
 use super::{Context, Plan, RespOptions, Shape, database, integer, key, keys_from};
 use crate::server::resp::backend::Backend;
@@ -24,6 +25,8 @@ pub enum Wide {
     Delete(Vec<Bytes>),
     /// Some keys, in order.
     Scan(ScanPlan),
+    /// Some rows, in order.
+    Range(RangePlan),
     /// All keys that match.
     Keys {
         /// Where they are.
@@ -76,6 +79,7 @@ impl Wide {
             | Wide::Lcs { keys, .. } => Some(keys),
             Wide::Transaction(plan) => Some(&plan.keys),
             Wide::Scan(_)
+            | Wide::Range(_)
             | Wide::Keys { .. }
             | Wide::RandomKey
             | Wide::CountAll

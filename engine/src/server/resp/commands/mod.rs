@@ -23,6 +23,7 @@ mod lcs;
 mod listing;
 mod object;
 mod once;
+mod range;
 mod run;
 mod specs;
 mod strings;
@@ -301,6 +302,7 @@ fn plan_data<B: Backend>(
         Command::Rename => keys::rename(options, arguments, false),
         Command::Renamenx => keys::rename(options, arguments, true),
         Command::Copy => keys::copy(options, arguments),
+        Command::FlotillaRange => range::range(options, arguments),
         Command::Keys => Ok(keys::keys(arguments)),
         Command::Randomkey => Ok(Plan::Wide(Wide::RandomKey)),
         Command::Dbsize => Ok(Plan::Wide(Wide::CountAll)),

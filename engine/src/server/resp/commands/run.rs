@@ -5,6 +5,7 @@
 
 use super::keys::{prefix_range, whole_range};
 use super::lcs;
+use super::range::run_range;
 use super::transaction::{TransactionPlan, WatchedKey};
 use super::{Context, Wide, WideAnswer};
 use crate::server::resp::backend::Backend;
@@ -58,6 +59,7 @@ pub fn run_wide<B: Backend>(
             Box::pin(async move { asked.await.map(WideAnswer::Number).map_err(told) })
         }
         Wide::Scan(plan) => Box::pin(run_scan(context.clone(), plan, deadline)),
+        Wide::Range(plan) => Box::pin(run_range(context.clone(), plan, deadline)),
         Wide::CountAll => {
             let asked = backend.count(whole_range(), deadline);
             Box::pin(async move { asked.await.map(WideAnswer::Number).map_err(told) })

@@ -38,10 +38,9 @@ macro_rules! spec {
     };
 }
 
-/// All commands, in the order of [`Command`].
 /// All commands, in the order of [`Command`], which is that of their names.
 #[rustfmt::skip]
-pub static COMMANDS: [CommandSpec; 65] = [
+pub static COMMANDS: [CommandSpec; 66] = [
     spec!(Append, "append", 3, UPDATE, ONE_KEY, &["@write", "@string", "@fast"],
         "string", "2.0.0", ONE_WRITE, "Appends to a value, which begins empty."),
     spec!(Auth, "auth", -2, BEFORE_AUTH, NO_KEYS, &["@fast", "@connection"],
@@ -80,6 +79,9 @@ pub static COMMANDS: [CommandSpec; 65] = [
         "generic", "7.0.0", ONE_READ, "Tells at which second a key expires."),
     spec!(FlotillaOnce, "flotilla.once", -6, &["write"], NO_KEYS, &["@write", "@slow"],
         "generic", "7.0.0", ONE_WRITE, "Executes a write at most once, however often it is sent."),
+    spec!(FlotillaRange, "flotilla.range", -3, &["readonly"], NO_KEYS,
+        &["@keyspace", "@read", "@slow"],
+        "generic", "7.0.0", "O(N) with N rows read", "Reads rows in the order of their keys."),
     spec!(Flushall, "flushall", -1, &["write"], NO_KEYS,
         &["@keyspace", "@write", "@slow", "@dangerous"],
         "server", "1.0.0", "O(N) with N shards", "Removes all keys."),

@@ -31,6 +31,7 @@ pub enum Command {
     Expireat,
     Expiretime,
     FlotillaOnce,
+    FlotillaRange,
     Flushall,
     Flushdb,
     Get,

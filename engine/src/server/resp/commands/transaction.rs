@@ -103,6 +103,7 @@ fn is_of_all_shards(command: Command) -> bool {
             | Command::Flushall
             | Command::Flushdb
             | Command::FlotillaOnce
+            | Command::FlotillaRange
             | Command::Keys
             | Command::Randomkey
             | Command::Scan
@@ -330,6 +331,7 @@ impl TransactionPlan {
             }
             Wide::Wait(replicas) => Part::Replied(Bytes::from(format!(":{replicas}\r\n"))),
             Wide::Scan(_)
+            | Wide::Range(_)
             | Wide::Keys { .. }
             | Wide::RandomKey
             | Wide::CountAll

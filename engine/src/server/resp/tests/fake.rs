@@ -221,17 +221,21 @@ impl Backend for Fake {
         let rows_max = options.rows_max.min(3) as usize;
         let mut inside = state.map.range(range.start.clone()..);
         let within = |key: &Bytes| range.end.as_ref().is_none_or(|end| key < end);
-        let mut rows = Vec::new();
+        let mut rows: Vec<(Bytes, Entry)> = Vec::new();
+        let mut bytes = 0;
         let rest = loop {
             match inside.next() {
-                Some((key, _)) if within(key) && rows.len() == rows_max => {
-                    break Some(KeyRange { start: key.clone(), end: range.end.clone() });
-                }
-                Some((key, _)) if within(key) => {
-                    rows.push((
-                        key.clone(),
-                        Entry { value: Bytes::new(), version: 1, expires_at_ms: None },
-                    ));
+                Some((key, entry)) if within(key) => {
+                    let value = match options.keys_only {
+                        true => Bytes::new(),
+                        false => entry.value.clone(),
+                    };
+                    bytes += (key.len() + value.len()) as u64;
+                    let is_full = rows.len() == rows_max || bytes > options.bytes_max;
+                    if is_full && !rows.is_empty() {
+                        break Some(KeyRange { start: key.clone(), end: range.end.clone() });
+                    }
+                    rows.push((key.clone(), Entry { value, ..entry.clone() }));
                 }
                 _ => break None,
             }

@@ -4,6 +4,7 @@ mod fake;
 mod limits;
 mod model;
 mod ordering;
+mod range;
 mod transactions;
 
 use super::clients::Clients;

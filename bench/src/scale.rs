@@ -121,10 +121,10 @@ async fn measure_store(
     clients: &[usize],
 ) -> anyhow::Result<Vec<RunResult>> {
     let subject = match &args.target {
-        Some(spec) => Subject::cut(spec, shards, args.servers.dir.clone(), workload.keys).await?,
+        Some(spec) => Subject::cut(spec, shards, args.servers.dir.clone()).await?,
         None => {
             let cluster = args.servers.cluster(args.cluster, shards, None);
-            Subject::start(&cluster, workload.keys).await?
+            Subject::start(&cluster).await?
         }
     };
     let mut results = Vec::with_capacity(clients.len());

@@ -87,8 +87,6 @@ pub(super) struct Start<'a> {
     pub(super) cluster: &'a ClusterArgs,
     /// An existing directory; each peer makes its own below it.
     pub(super) home: &'a Path,
-    /// How many keys there will be.
-    pub(super) keys: u64,
 }
 
 impl Peer {
@@ -144,7 +142,7 @@ async fn flotilla(start: &Start<'_>) -> anyhow::Result<Peer> {
     let args = ClusterArgs { dir: Some(start.home.to_owned()), ..start.cluster.clone() };
     let cluster = Cluster::start(&args).await?;
     let hosts = hosts(&cluster.resp_addresses());
-    let target = RespTarget::open(Dialect::Flotilla, &hosts, cluster.processes(), start.keys).await;
+    let target = RespTarget::open(Dialect::Flotilla, &hosts, cluster.processes()).await;
     let target: Arc<dyn Target> = match target {
         Ok(target) => Arc::new(target),
         Err(error) => {
@@ -238,7 +236,7 @@ async fn redis(start: &Start<'_>) -> anyhow::Result<Peer> {
         flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
     let mut daemons = vec![Daemon::spawn(&program, &arguments, &directory, "redis")?];
     let (hosts, processes) = (hosts(&ports), processes(&daemons));
-    let open = || RespTarget::open(Dialect::Redis, &hosts, processes.clone(), start.keys);
+    let open = || RespTarget::open(Dialect::Redis, &hosts, processes.clone());
     let opened = daemon::wait_open(&mut daemons, open).await?;
     Ok(Peer { kind: Kind::Redis, target: Arc::new(opened), daemons, cluster: None })
 }

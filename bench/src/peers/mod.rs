@@ -184,8 +184,7 @@ impl<'a> Comparison<'a> {
     /// Starts, checks and fills all stores.
     async fn start(&mut self, kinds: &[&Kind]) -> anyhow::Result<()> {
         for kind in kinds {
-            let start =
-                Start { cluster: &self.args.cluster, home: self.home, keys: self.args.keys };
+            let start = Start { cluster: &self.args.cluster, home: self.home };
             let peer = Peer::start(**kind, &start).await?;
             let (target, nodes) = (Arc::clone(&peer.target), peer.nodes());
             // First into the list, so that it is kept if something is wrong with it.

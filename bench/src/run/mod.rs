@@ -92,7 +92,7 @@ pub struct RunArgs {
 /// If the target cannot be started or reached, or cannot do what the workload asks.
 pub async fn run(args: &RunArgs) -> anyhow::Result<bool> {
     let workload = args.load.workload()?;
-    let subject = Subject::open(args, &workload).await?;
+    let subject = Subject::open(args).await?;
     let outcome = measure_subject(args, &workload, &subject).await;
     let stopped = subject.stop().await;
     let (document, driven) = outcome?;

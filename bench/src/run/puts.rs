@@ -33,7 +33,7 @@ impl Puts {
     /// If no node answers, or a client cannot connect.
     pub async fn run(&self) -> anyhow::Result<Driven> {
         let hosts: Vec<String> = self.servers.iter().map(ToString::to_string).collect();
-        let target = RespTarget::open(Dialect::Flotilla, &hosts, Vec::new(), self.keys).await?;
+        let target = RespTarget::open(Dialect::Flotilla, &hosts, Vec::new()).await?;
         let workload = Workload {
             keys: self.keys,
             value_bytes: self.value_bytes,

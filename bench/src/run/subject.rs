@@ -7,7 +7,6 @@ use super::RunArgs;
 use crate::cluster::{Cluster, ClusterArgs, Layout};
 use crate::target::resp::{Dialect, RespTarget};
 use crate::target::{OpenOptions, Target, TargetSpec};
-use crate::workload::Workload;
 
 /// Shards of a cluster when nobody says how many.
 const SHARDS: u32 = 8;
@@ -26,27 +25,22 @@ pub struct Subject {
 
 impl Subject {
     /// Opens the target that `args` name, or starts the cluster.
-    pub(super) async fn open(args: &RunArgs, workload: &Workload) -> anyhow::Result<Subject> {
+    pub(super) async fn open(args: &RunArgs) -> anyhow::Result<Subject> {
         match (&args.target, args.cluster) {
-            (Some(spec), _) => Subject::open_target(spec, args, workload).await,
+            (Some(spec), _) => Subject::open_target(spec, args).await,
             (None, nodes) => {
                 let shards = args.shards.unwrap_or(SHARDS);
                 let nodes = nodes.expect("clap demands one of them");
                 let cluster = args.servers.cluster(nodes, shards, args.split_at.clone());
-                Subject::start(&cluster, workload.keys).await
+                Subject::start(&cluster).await
             }
         }
     }
 
-    async fn open_target(
-        spec: &TargetSpec,
-        args: &RunArgs,
-        workload: &Workload,
-    ) -> anyhow::Result<Subject> {
+    async fn open_target(spec: &TargetSpec, args: &RunArgs) -> anyhow::Result<Subject> {
         let options = OpenOptions {
             directory: args.servers.dir.clone(),
             shards: args.shards,
-            keys: workload.keys,
             processes: args.server_pid.clone(),
         };
         let target = spec.open(&options).await?;
@@ -68,20 +62,19 @@ impl Subject {
         spec: &TargetSpec,
         shards: u32,
         parent: Option<PathBuf>,
-        keys: u64,
     ) -> anyhow::Result<Subject> {
         let (directory, processes) = (parent.clone(), Vec::new());
-        let options = OpenOptions { directory, shards: Some(shards), keys, processes };
+        let options = OpenOptions { directory, shards: Some(shards), processes };
         let target = spec.open(&options).await?;
         Ok(Subject { target, shards: Some(shards), cluster: None, parent, is_local: true })
     }
 
-    /// Starts a cluster for `keys` keys and waits until it is ready.
+    /// Starts a cluster and waits until it is ready.
     ///
     /// # Errors
     ///
     /// If a server does not start.
-    pub async fn start(args: &ClusterArgs, keys: u64) -> anyhow::Result<Subject> {
+    pub async fn start(args: &ClusterArgs) -> anyhow::Result<Subject> {
         let cluster = Cluster::start(args).await?;
         let shards = match cluster.layout() {
             Layout::Even(shards) => *shards,
@@ -89,7 +82,7 @@ impl Subject {
         };
         let hosts: Vec<String> = cluster.resp_addresses().iter().map(ToString::to_string).collect();
         let processes = cluster.processes();
-        let target = RespTarget::open(Dialect::Flotilla, &hosts, processes, keys).await?;
+        let target = RespTarget::open(Dialect::Flotilla, &hosts, processes).await?;
         let parent = args.dir.clone();
         let (target, cluster) = (Arc::new(target) as Arc<dyn Target>, Some(cluster));
         Ok(Subject { target, shards: Some(shards), cluster, parent, is_local: true })

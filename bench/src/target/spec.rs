@@ -42,8 +42,6 @@ pub struct OpenOptions {
     pub directory: Option<PathBuf>,
     /// Into how many shards an embedded engine is cut; by default one.
     pub shards: Option<u32>,
-    /// How many keys there will be.
-    pub keys: u64,
     /// Processes of servers that run already, whose cost is to be counted.
     pub processes: Vec<u32>,
 }
@@ -56,7 +54,7 @@ impl TargetSpec {
     /// If it does not open or nobody answers.
     pub async fn open(&self, options: &OpenOptions) -> anyhow::Result<Arc<dyn Target>> {
         let processes = || options.processes.clone();
-        let resp = |dialect, hosts| RespTarget::open(dialect, hosts, processes(), options.keys);
+        let resp = |dialect, hosts| RespTarget::open(dialect, hosts, processes());
         Ok(match self {
             TargetSpec::Embedded { replicas } => {
                 let directory = options.directory.as_deref();

@@ -40,12 +40,10 @@ pub struct RespTarget {
     servers: Arc<[SocketAddr]>,
     processes: Vec<u32>,
     description: Description,
-    scan_prefix_bytes: usize,
 }
 
 impl RespTarget {
-    /// Servers that run already. `processes` are theirs, if they are known; `keys` is how many keys
-    /// there will be, so that scans know where enough of them begin alike.
+    /// Servers that run already. `processes` are theirs, if they are known.
     ///
     /// # Errors
     ///
@@ -54,7 +52,6 @@ impl RespTarget {
         dialect: Dialect,
         hosts: &[String],
         processes: Vec<u32>,
-        keys: u64,
     ) -> anyhow::Result<RespTarget> {
         let mut servers = Vec::with_capacity(hosts.len());
         for host in hosts {
@@ -71,7 +68,8 @@ impl RespTarget {
                 version: field(&info, "flotilla_version").unwrap_or_default(),
                 replication: format!("{} processes, majority", servers.len()),
                 durability: "journal synced before each acknowledgement".to_owned(),
-                reads: "linearizable; a scan is SCAN by prefix and MGET".to_owned(),
+                reads: "linearizable; a scan is FLOTILLA.RANGE, linearizable in each shard"
+                    .to_owned(),
             },
             Dialect::Redis => Description {
                 name: "redis".to_owned(),
@@ -81,15 +79,7 @@ impl RespTarget {
                 reads: "of the one copy".to_owned(),
             },
         };
-        // A scan of up to a hundred rows finds them among keys with this many first bytes alike.
-        let scan_prefix_bytes = if keys >= 100 * 65_536 { 2 } else { 1 };
-        Ok(RespTarget {
-            dialect,
-            servers: servers.into(),
-            processes,
-            description,
-            scan_prefix_bytes,
-        })
+        Ok(RespTarget { dialect, servers: servers.into(), processes, description })
     }
 
     /// The same, with words about replication that are known better elsewhere.
@@ -127,7 +117,7 @@ impl Target for RespTarget {
     fn connect<'a>(&'a self, client: usize) -> BoxFuture<'a, anyhow::Result<Box<dyn Session>>> {
         Box::pin(async move {
             let servers = Arc::clone(&self.servers);
-            let session = RespSession::connect(servers, client, self.scan_prefix_bytes).await?;
+            let session = RespSession::connect(servers, client).await?;
             Ok(Box::new(session) as Box<dyn Session>)
         })
     }

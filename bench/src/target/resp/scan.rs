@@ -1,41 +1,28 @@
 //! Commands and replies of more than one value.
 //!
-//! Over the Redis protocol there is no scan from a key on. What comes closest is `SCAN` for the keys
-//! that begin alike, which come in key order, and `MGET` for their values.
+//! A scan is `FLOTILLA.RANGE`: rows from a key on, in order. Its reply says where to go on when it
+//! does not hold all that was asked for.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::resp::{self, BadReply, Reply};
 
-/// A reply to one half of a scan.
+/// A reply to a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ScanReply<'a> {
-    /// To `SCAN`.
-    Keys(Vec<&'a [u8]>),
-    /// To `MGET`: how many were there.
-    Values(u32),
+    Rows {
+        /// Where to go on; `None` at the end of all keys.
+        next: Option<&'a [u8]>,
+        /// How many there are in this reply.
+        rows: u32,
+    },
     Error(&'a [u8]),
 }
 
-/// `SCAN 0 MATCH prefix* COUNT limit`.
-pub(super) fn put_scan(out: &mut BytesMut, prefix: &[u8], limit: u32) {
-    let mut pattern = Vec::with_capacity(2 * prefix.len() + 1);
-    for byte in prefix {
-        if b"*?[]\\^-".contains(byte) {
-            pattern.push(b'\\');
-        }
-        pattern.push(*byte);
-    }
-    pattern.push(b'*');
+/// `FLOTILLA.RANGE start "" LIMIT limit`.
+pub(super) fn put_range(out: &mut BytesMut, start: &[u8], limit: u32) {
     let limit = limit.to_string();
-    resp::put_command(out, &[b"SCAN", b"0", b"MATCH", &pattern, b"COUNT", limit.as_bytes()]);
-}
-
-/// `MGET keys`.
-pub(super) fn put_mget(out: &mut BytesMut, keys: &[&[u8]]) {
-    let mut words: Vec<&[u8]> = vec![b"MGET"];
-    words.extend_from_slice(keys);
-    resp::put_command(out, &words);
+    resp::put_command(out, &[b"FLOTILLA.RANGE", start, b"", b"LIMIT", limit.as_bytes()]);
 }
 
 /// `MSET key value …`.
@@ -45,12 +32,12 @@ pub(super) fn put_mset(out: &mut BytesMut, pairs: &[(Bytes, Bytes)]) {
     resp::put_command(out, &words);
 }
 
-/// The reply to `SCAN` or `MGET` at the beginning of `input`, and how many bytes it has; `None` if it
-/// is not all there yet.
+/// The reply to a scan at the beginning of `input`, and how many bytes it has; `None` if it is not
+/// all there yet.
 ///
 /// # Errors
 ///
-/// [`BadReply`] for anything else.
+/// [`BadReply`] for anything else, and for rows that are not in order from where they begin.
 pub(super) fn parse(input: &[u8]) -> Result<Option<(ScanReply<'_>, usize)>, BadReply> {
     match input.first() {
         None => return Ok(None),
@@ -63,35 +50,37 @@ pub(super) fn parse(input: &[u8]) -> Result<Option<(ScanReply<'_>, usize)>, BadR
             };
         }
     }
-    let Some((count, mut at)) = array(input)? else { return Ok(None) };
-    let is_scan = count == 2 && {
-        // The reply to SCAN is a cursor and an array; that to MGET has no arrays in it.
-        let Some((_, cursor)) = resp::parse(&input[at..])? else { return Ok(None) };
-        match input.get(at + cursor) {
-            None => return Ok(None),
-            Some(byte) => *byte == b'*',
-        }
+    let Some((2, mut at)) = array(input)? else {
+        return if array(input)?.is_none() { Ok(None) } else { Err(unexpected()) };
     };
-    let mut items = count;
-    if is_scan {
-        let Some((_, cursor)) = resp::parse(&input[at..])? else { return Ok(None) };
-        at += cursor;
-        let Some((keys, head)) = array(&input[at..])? else { return Ok(None) };
-        at += head;
-        items = keys;
+    let Some(next) = text(input, &mut at)? else { return Ok(None) };
+    let Some((items, head)) = array(&input[at..])? else { return Ok(None) };
+    at += head;
+    if items % 2 != 0 {
+        return Err(unexpected());
     }
-    let (mut keys, mut rows) = (Vec::new(), 0);
-    for _ in 0..items {
-        let Some((reply, length)) = resp::parse(&input[at..])? else { return Ok(None) };
-        let Reply::Bulk(value) = reply else { return Err(unexpected()) };
-        at += length;
-        rows += u32::from(value.is_some());
-        if is_scan {
-            keys.push(value.ok_or_else(unexpected)?);
+    let mut last: Option<&[u8]> = None;
+    for _ in 0..items / 2 {
+        let Some(key) = text(input, &mut at)? else { return Ok(None) };
+        let Some(_value) = text(input, &mut at)? else { return Ok(None) };
+        if last.replace(key).is_some_and(|last| last >= key) {
+            return Err(BadReply("rows that are not in order".to_owned()));
         }
     }
-    let reply = if is_scan { ScanReply::Keys(keys) } else { ScanReply::Values(rows) };
-    Ok(Some((reply, at)))
+    let next = (!next.is_empty()).then_some(next);
+    Ok(Some((ScanReply::Rows { next, rows: (items / 2) as u32 }, at)))
+}
+
+/// The string at `at`, which is moved behind it.
+fn text<'a>(input: &'a [u8], at: &mut usize) -> Result<Option<&'a [u8]>, BadReply> {
+    match resp::parse(&input[*at..])? {
+        None => Ok(None),
+        Some((Reply::Bulk(Some(text)), length)) => {
+            *at += length;
+            Ok(Some(text))
+        }
+        Some(_) => Err(unexpected()),
+    }
 }
 
 /// The length of the array that begins here, and where its first item is.
@@ -105,7 +94,7 @@ fn array(input: &[u8]) -> Result<Option<(usize, usize)>, BadReply> {
 }
 
 fn unexpected() -> BadReply {
-    BadReply("neither a page of keys nor values".to_owned())
+    BadReply("no rows of a range".to_owned())
 }
 
 #[cfg(test)]
@@ -114,11 +103,16 @@ mod tests {
 
     #[test]
     fn replies_are_taken_only_when_complete() {
-        let cases: [(&[u8], ScanReply<'_>); 5] = [
-            (b"*2\r\n$1\r\n7\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n", ScanReply::Keys(vec![b"a", b"b"])),
-            (b"*2\r\n$1\r\n0\r\n*0\r\n", ScanReply::Keys(vec![])),
-            (b"*3\r\n$1\r\na\r\n$-1\r\n$0\r\n\r\n", ScanReply::Values(2)),
-            (b"*2\r\n$1\r\na\r\n$1\r\nb\r\n", ScanReply::Values(2)),
+        let cases: [(&[u8], ScanReply<'_>); 4] = [
+            (
+                b"*2\r\n$1\r\n7\r\n*4\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$0\r\n\r\n",
+                ScanReply::Rows { next: Some(b"7"), rows: 2 },
+            ),
+            (
+                b"*2\r\n$0\r\n\r\n*2\r\n$1\r\na\r\n$1\r\n1\r\n",
+                ScanReply::Rows { next: None, rows: 1 },
+            ),
+            (b"*2\r\n$0\r\n\r\n*0\r\n", ScanReply::Rows { next: None, rows: 0 }),
             (b"-BUSY later\r\n", ScanReply::Error(b"BUSY later")),
         ];
         for (bytes, want) in cases {
@@ -127,15 +121,19 @@ mod tests {
             }
             assert_eq!(parse(bytes), Ok(Some((want, bytes.len()))));
         }
-        assert!(parse(b"+OK\r\n").is_err());
     }
 
     #[test]
-    fn prefixes_are_taken_as_they_are() {
-        let mut out = BytesMut::new();
-        put_scan(&mut out, b"a*\xff", 10);
-        let want: &[u8] =
-            b"*6\r\n$4\r\nSCAN\r\n$1\r\n0\r\n$5\r\nMATCH\r\n$5\r\na\\*\xff*\r\n$5\r\nCOUNT\r\n$2\r\n10\r\n";
-        assert_eq!(&out[..], want);
+    fn what_is_no_range_is_refused() {
+        for bytes in [
+            &b"+OK\r\n"[..],
+            b"*1\r\n$1\r\na\r\n",
+            b"*2\r\n$-1\r\n*0\r\n",
+            b"*2\r\n$0\r\n\r\n*1\r\n$1\r\na\r\n",
+            b"*2\r\n$0\r\n\r\n*2\r\n$1\r\na\r\n$-1\r\n",
+            b"*2\r\n$0\r\n\r\n*4\r\n$1\r\nb\r\n$0\r\n\r\n$1\r\na\r\n$0\r\n\r\n",
+        ] {
+            assert!(parse(bytes).is_err(), "{}", bytes.escape_ascii());
+        }
     }
 }

@@ -44,10 +44,13 @@ enum Asked {
     Read(Bytes, Bytes),
     /// Its second half: what was read.
     Write(Option<Bytes>),
-    /// The first half of a scan: which keys there are, at most this many.
-    Keys(u32),
-    /// Its second half: their values.
-    Values,
+    /// A scan, or the rest of one.
+    Scan {
+        /// Rows that came already.
+        rows: u32,
+        /// Rows that are still wanted.
+        left: u32,
+    },
 }
 
 impl Asked {
@@ -72,7 +75,6 @@ enum Link {
 pub(super) struct RespSession {
     servers: Arc<[SocketAddr]>,
     server: usize,
-    scan_prefix_bytes: usize,
     link: Link,
     output: BytesMut,
     /// Bytes that this connection was given, and bytes that went out.
@@ -89,7 +91,6 @@ impl RespSession {
     pub(super) async fn connect(
         servers: Arc<[SocketAddr]>,
         client: usize,
-        scan_prefix_bytes: usize,
     ) -> anyhow::Result<RespSession> {
         let address = servers[client % servers.len()];
         let stream = open(address, Duration::ZERO)
@@ -98,7 +99,6 @@ impl RespSession {
         Ok(RespSession {
             servers,
             server: client,
-            scan_prefix_bytes,
             link: Link::Open(stream),
             output: BytesMut::new(),
             queued_bytes: 0,
@@ -199,7 +199,7 @@ impl RespSession {
 
     fn take_replies(&mut self, done: &mut Vec<Completion>) -> Result<(), BadReply> {
         while let Some(first) = self.in_flight.front() {
-            if matches!(first.asked, Asked::Keys(_) | Asked::Values) {
+            if matches!(first.asked, Asked::Scan { .. }) {
                 if !self.take_scan_reply(done)? {
                     break;
                 }
@@ -236,25 +236,24 @@ impl RespSession {
         Ok(())
     }
 
-    /// Takes the reply to a half of a scan, if it is all there.
+    /// Takes the reply to a scan, if it is all there, and asks for the rest if it is not all of it.
     fn take_scan_reply(&mut self, done: &mut Vec<Completion>) -> Result<bool, BadReply> {
         let Some((reply, length)) = scan::parse(&self.input)? else { return Ok(false) };
         let InFlight { tag, asked, .. } = self.in_flight.pop_front().expect("it was looked at");
         let outcome = match (asked, reply) {
             (asked, scan::ScanReply::Error(error)) => refused(&asked, error),
-            (Asked::Keys(limit), scan::ScanReply::Keys(keys)) if !keys.is_empty() => {
-                let mut command = BytesMut::new();
-                scan::put_mget(&mut command, &keys[..keys.len().min(limit as usize)]);
-                self.input.advance(length);
-                self.send(tag, Asked::Values, |out| out.extend_from_slice(&command));
-                return Ok(true);
+            (Asked::Scan { rows, left }, scan::ScanReply::Rows { next, rows: came }) => {
+                let (rows, left) = (rows + came, left.saturating_sub(came));
+                if let Some(next) = next.filter(|_| left > 0) {
+                    let next = Bytes::copy_from_slice(next);
+                    self.input.advance(length);
+                    let asked = Asked::Scan { rows, left };
+                    self.send(tag, asked, |out| scan::put_range(out, &next, left));
+                    return Ok(true);
+                }
+                Outcome::scanned(rows)
             }
-            (Asked::Keys(_), scan::ScanReply::Keys(_)) => Outcome::scanned(0),
-            (Asked::Values, scan::ScanReply::Values(rows)) => Outcome::scanned(rows),
-            _ => {
-                done.push(Completion { tag, outcome: Outcome::lost(false, MALFORMED) });
-                return Err(BadReply("a reply to another command".to_owned()));
-            }
+            (_, scan::ScanReply::Rows { .. }) => unreachable!("only scans come here"),
         };
         done.push(Completion { tag, outcome });
         self.input.advance(length);
@@ -296,8 +295,8 @@ impl Session for RespSession {
                 self.send(tag, asked, |out| resp::put_get(out, &key));
             }
             Operation::Scan { start, limit } => {
-                let prefix = start.slice(..start.len().min(self.scan_prefix_bytes));
-                self.send(tag, Asked::Keys(limit), |out| scan::put_scan(out, &prefix, limit));
+                let asked = Asked::Scan { rows: 0, left: limit };
+                self.send(tag, asked, |out| scan::put_range(out, &start, limit));
             }
             Operation::CompareAndSwap { .. } => {
                 unreachable!("the target refuses it before anything is driven")

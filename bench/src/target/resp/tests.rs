@@ -38,7 +38,7 @@ async fn wait_for(stream: &mut TcpStream, asked: &str) {
 }
 
 async fn connect(address: SocketAddr) -> RespSession {
-    RespSession::connect(Arc::new([address]), 0, 1).await.unwrap()
+    RespSession::connect(Arc::new([address]), 0).await.unwrap()
 }
 
 /// Submits `operations`, tagged from 0, and waits until all are completed.
@@ -145,18 +145,26 @@ async fn a_read_modify_write_reads_and_then_writes() {
 }
 
 #[tokio::test]
-async fn a_scan_asks_for_keys_and_then_for_their_values() {
+async fn a_scan_begins_at_its_key_and_goes_on_until_it_has_its_rows() {
     let address = serve(vec![&[
         (
-            "MATCH\r\n$2\r\na*\r\n$5\r\nCOUNT\r\n$1\r\n2\r\n",
-            b"*2\r\n$1\r\n9\r\n*3\r\n$2\r\naa\r\n$2\r\nab\r\n$2\r\nac\r\n",
+            "FLOTILLA.RANGE\r\n$3\r\nabc\r\n$0\r\n\r\n$5\r\nLIMIT\r\n$1\r\n3\r\n",
+            b"*2\r\n$1\r\nb\r\n*4\r\n$3\r\nabc\r\n$1\r\n1\r\n$3\r\nabd\r\n$0\r\n\r\n",
         ),
-        ("*3\r\n$4\r\nMGET\r\n$2\r\naa\r\n$2\r\nab\r\n", b"*2\r\n$1\r\n1\r\n$-1\r\n"),
+        (
+            "FLOTILLA.RANGE\r\n$1\r\nb\r\n$0\r\n\r\n$5\r\nLIMIT\r\n$1\r\n1\r\n",
+            b"*2\r\n$1\r\nc\r\n*2\r\n$1\r\nb\r\n$1\r\n1\r\n",
+        ),
+        ("LIMIT\r\n$1\r\n3\r\n", b"*2\r\n$0\r\n\r\n*0\r\n"),
+        ("LIMIT\r\n$1\r\n3\r\n", b"-BUSY later\r\n"),
     ]])
     .await;
-    let scan = Operation::Scan { start: Bytes::from_static(b"abc"), limit: 2 };
-    let done = complete(&mut connect(address).await, vec![scan]).await;
-    assert_eq!(outcomes(done), [Outcome::scanned(1)]);
+    let scan = Operation::Scan { start: Bytes::from_static(b"abc"), limit: 3 };
+    let mut session = connect(address).await;
+    for want in [Outcome::scanned(3), Outcome::scanned(0), Outcome::NoEffect("BUSY".into())] {
+        let done = complete(&mut session, vec![scan.clone()]).await;
+        assert_eq!(outcomes(done), [want]);
+    }
 }
 
 #[tokio::test]

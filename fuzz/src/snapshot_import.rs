@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_storage::store::{
-    CheckpointCompletion, Checkpointed, Checkpointer, Import, ImportEnd, PageOptions, RowChange,
-    Shard, Store, StoreError, StoreMetrics, StoreOptions,
+    CheckpointCompletion, CheckpointWork, Checkpointed, Checkpointer, Import, ImportEnd, NextTurn,
+    PageOptions, RowChange, Shard, Store, StoreError, StoreMetrics, StoreOptions,
 };
 use flotilla_storage::{GroupId, KeyRange};
 use redb::backends::InMemoryBackend;
@@ -42,9 +42,8 @@ pub(crate) fn run(mut choices: Choices<'_>) {
         Box::new(|| Ok(Box::new(InMemoryBackend::new()) as Box<dyn redb::StorageBackend>));
     let (store, _) =
         Store::open_with_backend(backend, options, StoreMetrics::new()).expect("an empty store");
-    let checkpointer =
-        Checkpointer::start(store.clone(), vec![Arc::new(Nobody)]).expect("a thread");
-    let handle = checkpointer.handle();
+    // Not on a thread of its own: an input would spend most of its time waiting for the other thread.
+    let (handle, mut work) = Checkpointer::without_thread(store.clone(), vec![Arc::new(Nobody)]);
     let range = match choices.byte() % 3 {
         0 => KeyRange::whole(),
         1 => KeyRange::new("b", Some("y".into())),
@@ -62,7 +61,7 @@ pub(crate) fn run(mut choices: Choices<'_>) {
         if choices.is_over() {
             break;
         }
-        one_chunk(&import, &mut model, &mut choices);
+        one_chunk(&import, &mut work, &mut model, &mut choices);
     }
     let lie = choices.byte();
     let end = ImportEnd {
@@ -73,9 +72,9 @@ pub(crate) fn run(mut choices: Choices<'_>) {
         digest: model.digest.value ^ u64::from(lie == 2),
     };
     model.is_good &= !(1..=2).contains(&lie);
-    let verified = step(|done| import.verify(end, done));
+    let verified = step(&mut work, |done| import.verify(end, done));
     assert_eq!(verified.is_ok(), model.is_good, "{verified:?}");
-    match step(|done| import.swap(done)) {
+    match step(&mut work, |done| import.swap(done)) {
         Ok(new) => {
             assert!(model.is_good, "what was refused is in place");
             // By the shard's clock, which stands at 0, some rows are expired.
@@ -89,11 +88,15 @@ pub(crate) fn run(mut choices: Choices<'_>) {
             assert_eq!(rows_of(&old), before, "the old rows are as they were");
         }
     }
-    checkpointer.shutdown().expect("the disk does not fail");
 }
 
 /// Sends a chunk: rows that were made well, perhaps damaged on the way, or bytes as they come.
-fn one_chunk(import: &Import, model: &mut Model, choices: &mut Choices<'_>) {
+fn one_chunk(
+    import: &Import,
+    work: &mut CheckpointWork,
+    model: &mut Model,
+    choices: &mut Choices<'_>,
+) {
     let mut bytes = Vec::new();
     match choices.byte() % 8 {
         0 => {
@@ -121,7 +124,7 @@ fn one_chunk(import: &Import, model: &mut Model, choices: &mut Choices<'_>) {
     }
     let bytes = Bytes::from(bytes);
     model.take(&bytes);
-    let written = step(|done| import.write(bytes, done));
+    let written = step(work, |done| import.write(bytes, done));
     assert_eq!(written.is_ok(), model.is_good, "{written:?}");
 }
 
@@ -149,11 +152,19 @@ impl Model {
 }
 
 fn step<T: Send + 'static>(
+    work: &mut CheckpointWork,
     ask: impl FnOnce(Box<dyn FnOnce(Result<T, StoreError>) + Send>),
 ) -> Result<T, StoreError> {
     let (sender, done) = crossbeam_channel::bounded(1);
     ask(Box::new(move |result| drop(sender.send(result))));
-    done.recv().expect("every step ends")
+    loop {
+        match work.turn() {
+            NextTurn::Now => {}
+            NextTurn::WhenAsked => break,
+            turn => panic!("the disk does not fail: {turn:?}"),
+        }
+    }
+    done.try_recv().expect("every step ends")
 }
 
 /// All rows, of the model's type.

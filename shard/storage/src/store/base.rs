@@ -12,23 +12,24 @@
 //!   opened again and asked.
 //! * Nothing is written after a failure before a small commit has confirmed what is seen.
 //!
-//! What is absent: memtables, and what a checkpoint writes (`commit`).
+//! What is absent: memtables, what a checkpoint writes (`commit`), and opening the file again
+//! (`reopen`).
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, WriteTransaction};
 
-use super::backend::{OpenBackend, Traffic};
+use super::backend::Traffic;
 use super::compact;
 use super::error::{StoreError, guarded};
 use super::extent::{ShardState, TableId};
 use super::file::{self, Loaded};
 use super::metrics::StoreMetrics;
+use super::place::{InDirectory, StoreFile};
+use super::renew::Doubt;
 use super::snapshot::{Committed, Snapshot};
 use super::sweep::Sweep;
 use super::watch::Watch;
@@ -36,8 +37,6 @@ use crate::GroupId;
 
 /// The format that this program reads and writes; see `docs/store-format.md`.
 pub const FORMAT_VERSION: u32 = 1;
-/// The redb file inside the store's directory.
-const FILE_NAME: &str = "store.redb";
 
 /// Settings of a store.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +53,8 @@ pub struct StoreOptions {
     pub slice_bytes_min: u64,
     /// All rows of a file of at most this length are walked over when it is opened.
     pub scrub_file_bytes_max: u64,
+    /// A store was here before: a file that is not there, or that seems to be new, is damaged.
+    pub must_exist: bool,
 }
 
 impl Default for StoreOptions {
@@ -64,6 +65,7 @@ impl Default for StoreOptions {
             compact_file_bytes_min: 256 << 20,
             slice_bytes_min: 64 << 20,
             scrub_file_bytes_max: 32 << 20,
+            must_exist: false,
         }
     }
 }
@@ -80,57 +82,25 @@ pub struct DamagedShard {
 
 /// The redb file, opened.
 pub(crate) struct Base {
-    options: StoreOptions,
-    open_backend: OpenBackend,
-    slot: Mutex<Slot>,
+    pub(super) options: StoreOptions,
+    pub(super) file: Box<dyn StoreFile>,
+    pub(super) slot: Mutex<Slot>,
     snapshot: RwLock<Arc<Snapshot>>,
     /// The record that an import is about to put in place: found in the file after a failure, it
     /// is a new generation.
-    swapping: Mutex<Option<Arc<ShardState>>>,
-    watch: Arc<Watch>,
-    traffic: Arc<Traffic>,
-    metrics: StoreMetrics,
+    pub(super) swapping: Mutex<Option<Arc<ShardState>>>,
+    pub(super) watch: Arc<Watch>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) metrics: StoreMetrics,
 }
 
-struct Slot {
+pub(super) struct Slot {
     /// `None` after a reopening failed, until one succeeds.
-    database: Option<Database>,
+    pub(super) database: Option<Database>,
     /// False while the file can be read, but what is seen could not be confirmed.
-    confirmed: bool,
-}
-
-/// The path of the store's file in `dir`.
-pub(crate) fn file_path(dir: &Path) -> PathBuf {
-    dir.join(FILE_NAME)
-}
-
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<> {
-    let path = path.to_owned();
-    move |source| StoreError::File { path, source: Arc::new(source) }
-}
-
-/// Moves the file in `dir` aside, under a name that is not in use. Does nothing if there is none.
-pub(crate) fn set_aside(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let path = file_path(dir);
-    if !path.try_exists().map_err(file_error(&path))? {
-        return Ok(None);
-    }
-    let mut number = 1;
-    let aside = loop {
-        let aside = dir.join(format!("{FILE_NAME}.damaged-{number}"));
-        if !aside.try_exists().map_err(file_error(&aside))? {
-            break aside;
-        }
-        number += 1;
-    };
-    fs::rename(&path, &aside).map_err(file_error(&aside))?;
-    sync_dir(dir)?;
-    Ok(Some(aside))
-}
-
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir).and_then(|handle| handle.sync_all()).map_err(file_error(dir))
+    pub(super) confirmed: bool,
+    /// Whether the file is to blame for what fails.
+    pub(super) doubt: Doubt,
 }
 
 impl Base {
@@ -140,36 +110,19 @@ impl Base {
         options: StoreOptions,
         metrics: StoreMetrics,
     ) -> Result<(Base, Vec<DamagedShard>), StoreError> {
-        fs::create_dir_all(dir).map_err(file_error(dir))?;
-        let path = file_path(dir);
-        let open = path.clone();
-        let open_backend: OpenBackend = Box::new(move || {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false).open(&open)?;
-            let backend = redb::backends::FileBackend::new(file).map_err(io::Error::other)?;
-            Ok(Box::new(backend))
-        });
-        let opened = Base::open_with_backend(open_backend, options, metrics)?;
-
-        // A file whose directory entry is lost is lost whole. Cheap enough to do on every opening.
-        let file = OpenOptions::new().write(true).open(&path).map_err(file_error(&path))?;
-        file.sync_all().map_err(file_error(&path))?;
-        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-            sync_dir(dir)?;
-        }
-        Ok(opened)
+        Base::open_file(Box::new(InDirectory::new(dir)?), options, metrics)
     }
 
-    /// Opens the file that `open_backend` gives access to; an empty one becomes an empty store.
-    pub(crate) fn open_with_backend(
-        open_backend: OpenBackend,
+    /// Opens the file; an empty one becomes an empty store.
+    pub(crate) fn open_file(
+        file: Box<dyn StoreFile>,
         options: StoreOptions,
         metrics: StoreMetrics,
     ) -> Result<(Base, Vec<DamagedShard>), StoreError> {
         let traffic = Arc::new(Traffic::default());
         let read = || {
-            let database = file::open_database(&open_backend, options, &traffic)?;
-            guarded("open the store", || file::initialize(&database))?;
+            let database = file::open_database(&*file, options, &traffic)?;
+            guarded("open the store", || file::initialize(&database, options.must_exist))?;
             let loaded = guarded("read the shards", || file::load(&database))?;
             let live_bytes = loaded.states.iter().map(|state| state.bytes).sum();
             if !compact::is_wanted(&loaded, options, traffic.file_bytes(), live_bytes) {
@@ -177,7 +130,7 @@ impl Base {
             }
             drop(loaded);
             compact::compact(database)?;
-            let database = file::open_database(&open_backend, options, &traffic)?;
+            let database = file::open_database(&*file, options, &traffic)?;
             let loaded = guarded("read the shards", || file::load(&database))?;
             Ok((database, loaded))
         };
@@ -195,16 +148,24 @@ impl Base {
         let snapshot = Snapshot::new(transaction, states, table_next, generations, watch.clone());
         let base = Base {
             options,
-            open_backend,
-            slot: Mutex::new(Slot { database: Some(database), confirmed: true }),
+            file,
+            slot: Mutex::new(Slot {
+                database: Some(database),
+                confirmed: true,
+                doubt: Doubt::default(),
+            }),
             snapshot: RwLock::new(Arc::new(snapshot)),
             swapping: Mutex::default(),
             watch,
             traffic,
             metrics,
         };
+        // Nobody else has the store now: what an interrupted renewal has left is ours.
+        base.file.remove_beside().map_err(|error| {
+            StoreError::database("remove a file that was not completed", redb::Error::Io(error))
+        })?;
         base.scrub_if_small();
-        base.drop_unnamed(&BTreeSet::new())?;
+        base.tidy_up()?;
         base.show_sizes();
         Ok((base, damaged))
     }
@@ -231,6 +192,21 @@ impl Base {
                     tracing::error!(group = state.group.0, %error, "a shard cannot be walked over");
                 }
             }
+        }
+    }
+
+    /// Drops the tables of no shard. A file that does not take that although it can be read is none to
+    /// be refused: checkpoints go on from here, with all that they know about failures.
+    fn tidy_up(&self) -> Result<(), StoreError> {
+        match self.drop_unnamed(&BTreeSet::new()) {
+            Err(error) if error.is_of_whole_file() => {
+                tracing::error!(%error, "tables of no shard could not be dropped");
+                match self.reopen() {
+                    Err(error) if self.is_readable() && error.is_of_whole_file() => Ok(()),
+                    result => result,
+                }
+            }
+            result => result,
         }
     }
 
@@ -281,8 +257,17 @@ impl Base {
         &self,
         write: impl FnOnce(&WriteTransaction, &Snapshot) -> Result<Committed, StoreError>,
     ) -> Result<(), StoreError> {
-        let slot = self.slot.lock();
-        let database = slot.writable()?;
+        let mut slot = self.slot.lock();
+        let result = self.commit_into(slot.writable()?, write);
+        slot.doubt.note(&result);
+        result
+    }
+
+    fn commit_into(
+        &self,
+        database: &Database,
+        write: impl FnOnce(&WriteTransaction, &Snapshot) -> Result<Committed, StoreError>,
+    ) -> Result<(), StoreError> {
         let current = self.snapshot();
         let (transaction, committed) = guarded("write a checkpoint", || {
             let transaction = file::begin_durable(database)?;
@@ -338,7 +323,7 @@ impl Base {
         file::write_records(transaction, Some(file::records_sum(records)))
     }
 
-    fn show_sizes(&self) {
+    pub(super) fn show_sizes(&self) {
         let live_bytes: u64 = self.snapshot().states().map(|state| state.bytes).sum();
         self.metrics.live_bytes.set(i64::try_from(live_bytes).unwrap_or(i64::MAX));
         self.metrics.redb_file_bytes.set(i64::try_from(self.file_bytes()).unwrap_or(i64::MAX));
@@ -354,8 +339,19 @@ impl Base {
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let slot = self.slot.lock();
-        let database = slot.writable()?;
+        let mut slot = self.slot.lock();
+        let result = self.commit_unnamed_into(slot.writable()?, write);
+        if result.is_err() {
+            slot.doubt.note(&result);
+        }
+        result
+    }
+
+    fn commit_unnamed_into(
+        &self,
+        database: &Database,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let transaction = guarded("write rows", || {
             let mut transaction = database
                 .begin_write()
@@ -369,9 +365,14 @@ impl Base {
         finish(transaction)
     }
 
-    fn publish(&self, snapshot: Snapshot) {
+    pub(super) fn publish(&self, snapshot: Snapshot) {
         // The old one may be the last to hold a transaction: dropped outside of the lock.
         let _old = std::mem::replace(&mut *self.snapshot.write(), Arc::new(snapshot));
+    }
+
+    /// False after a reopening failed, until one succeeds.
+    fn is_readable(&self) -> bool {
+        self.slot.lock().database.is_some()
     }
 
     /// Says that the record of a shard is about to be replaced by `state` together with its rows.
@@ -380,69 +381,9 @@ impl Base {
         *self.swapping.lock() = state;
     }
 
-    /// Closes the file and opens it again, after a failure. What it holds then is the truth.
-    ///
-    /// Views of the time before answer [`StoreError::Reopened`] for what they have not read yet.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be opened, or what it shows cannot be confirmed by a small commit; in the
-    /// latter case it can be read. Nothing is to be concluded from it, and this is to be called
-    /// again.
-    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        let mut slot = self.slot.lock();
-        self.metrics.reopens_total.inc();
-        self.close(&mut slot);
-        self.watch.next_epoch();
-        let database = file::open_database(&self.open_backend, self.options, &self.traffic)?;
-        // A sync that failed may have left pages that look written and are not. Commits are
-        // two-phase: all but the header were synced before the header could name them, so one
-        // more successful commit, which writes the header, makes durable what is seen here.
-        let confirmed = guarded("confirm the reopened store", || file::confirm(&database));
-        let database = match &confirmed {
-            Ok(()) => database,
-            Err(_) => {
-                // redb reads nothing after a failed write either, so once more for the readers.
-                slot.database = Some(database);
-                self.close(&mut slot);
-                file::open_database(&self.open_backend, self.options, &self.traffic)?
-            }
-        };
-        let loaded = guarded("read the shards", || file::load(&database))?;
-        self.publish_reopened(loaded);
-        *slot = Slot { database: Some(database), confirmed: confirmed.is_ok() };
-        confirmed
-    }
-
-    fn close(&self, slot: &mut Slot) {
-        let Some(old) = slot.database.take() else { return };
-        // Its destructor may meet the same failing disk; there is nothing to learn from it.
-        let dropped = guarded("close the file", || {
-            drop(old);
-            Ok(())
-        });
-        if let Err(error) = dropped {
-            tracing::warn!(%error, "closing the failed store file");
-        }
-    }
-
-    fn publish_reopened(&self, loaded: Loaded) {
-        let Loaded { transaction, states, damaged, table_next } = loaded;
-        let before = self.snapshot();
-        let mut generations = before.generations.clone();
-        if let Some(swapping) = &*self.swapping.lock()
-            && states.contains(swapping)
-            && before.state(swapping.group) != Some(swapping)
-        {
-            *Arc::make_mut(&mut generations).entry(swapping.group).or_default() += 1;
-        }
-        // A shard that was sound must not be taken for one without rows.
-        for DamagedShard { group, error } in damaged {
-            let generation = generations.get(&group).copied().unwrap_or(0);
-            self.watch.mark_record_damaged(group, generation, &error);
-        }
-        let watch = self.watch.clone();
-        self.publish(Snapshot::new(transaction, states, table_next, generations, watch));
+    /// Whatever failed to be written lately is explained by damage of single shards.
+    pub(crate) fn exonerate(&self) {
+        self.slot.lock().doubt.clear();
     }
 
     /// Drops the tables that no extent names and that are not in `used`: left by an interrupted

@@ -159,6 +159,7 @@ impl Store {
                         && self.convict(group, &error)
                     {
                         // Without this shard it is another checkpoint.
+                        self.base().exonerate();
                         continue;
                     }
                 }

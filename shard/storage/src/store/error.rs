@@ -152,6 +152,16 @@ impl StoreError {
         }
     }
 
+    /// True if something in the file is to blame that belongs to no shard; of a file that was read
+    /// before.
+    pub(crate) fn is_of_whole_file(&self) -> bool {
+        match self {
+            Self::UnknownOutcome { source } => source.is_of_whole_file(),
+            Self::Unreadable { .. } | Self::Format { .. } => true,
+            error => matches!(error.clone().of_whole_file(), Self::Unreadable { .. }),
+        }
+    }
+
     /// The same, said of the file as a whole: met while reading what belongs to no shard.
     pub(crate) fn of_whole_file(self) -> StoreError {
         let not_a_database = |error: &io::Error| {

@@ -5,18 +5,20 @@
 //!
 //! What is absent: who may call when, and what an error means for anybody: `base`.
 
+use std::io;
 use std::sync::Arc;
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    TableHandle, WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, TableHandle, WriteTransaction,
 };
 
-use super::backend::{Metered, OpenBackend, Traffic};
+use super::backend::{Metered, Traffic};
 use super::base::{DamagedShard, FORMAT_VERSION, StoreOptions};
 use super::base_read::row_table;
 use super::error::{StoreError, guarded};
 use super::extent::{ShardState, TableId};
+use super::place::StoreFile;
 use super::size::mix;
 use crate::GroupId;
 
@@ -41,7 +43,16 @@ pub(crate) struct Loaded {
 }
 
 pub(crate) fn open_database(
-    open_backend: &OpenBackend,
+    file: &dyn StoreFile,
+    options: StoreOptions,
+    traffic: &Arc<Traffic>,
+) -> Result<Database, StoreError> {
+    open_database_with(|| file.open(), options, traffic)
+}
+
+/// Opens what `open_backend` gives access to.
+pub(crate) fn open_database_with(
+    open_backend: impl FnOnce() -> io::Result<Box<dyn StorageBackend>>,
     options: StoreOptions,
     traffic: &Arc<Traffic>,
 ) -> Result<Database, StoreError> {
@@ -55,10 +66,15 @@ pub(crate) fn open_database(
     })
 }
 
-/// Checks the format of the file; an empty one gets it.
-pub(crate) fn initialize(database: &Database) -> Result<(), StoreError> {
+/// Checks the format of the file; an empty one gets it. `must_exist`: it is damaged if it is empty,
+/// and nothing is written to it.
+pub(crate) fn initialize(database: &Database, must_exist: bool) -> Result<(), StoreError> {
     let tables = list_tables(&begin_read(database)?)?;
     if tables.is_empty() {
+        if must_exist {
+            let what = "it has no tables, and is no new one".to_owned();
+            return Err(StoreError::Unreadable { what });
+        }
         let transaction = begin_durable(database)?;
         {
             let mut store = open_store_table(&transaction)?;

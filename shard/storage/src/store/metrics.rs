@@ -12,6 +12,7 @@ pub struct StoreMetrics {
     pub(crate) checkpoint_failures_total: IntCounter,
     pub(crate) rewrites_total: IntCounter,
     pub(crate) reopens_total: IntCounter,
+    pub(crate) renewals_total: IntCounter,
     pub(crate) memtables: MemtableGauges,
     pub(crate) import_bytes_total: IntCounter,
     pub(crate) imports_total: IntCounter,
@@ -70,6 +71,10 @@ impl StoreMetrics {
             reopens_total: counter(
                 "flotilla_store_reopens_total",
                 "Times that the redb file was opened again after a failure.",
+            ),
+            renewals_total: counter(
+                "flotilla_store_renewals_total",
+                "Times that the redb file was written anew because it took no commit any more.",
             ),
             memtables: MemtableGauges {
                 unmerged_bytes: gauge(
@@ -136,13 +141,14 @@ impl StoreMetrics {
     ///
     /// If one of the names is registered there already, for example by another node's metrics.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let collectors: [Box<dyn Collector>; 19] = [
+        let collectors: [Box<dyn Collector>; 20] = [
             Box::new(self.checkpoint_duration_seconds.clone()),
             Box::new(self.checkpoint_rows.clone()),
             Box::new(self.checkpoint_bytes_total.clone()),
             Box::new(self.checkpoint_failures_total.clone()),
             Box::new(self.rewrites_total.clone()),
             Box::new(self.reopens_total.clone()),
+            Box::new(self.renewals_total.clone()),
             Box::new(self.memtables.unmerged_bytes.clone()),
             Box::new(self.memtables.merged_bytes.clone()),
             Box::new(self.import_bytes_total.clone()),

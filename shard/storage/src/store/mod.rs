@@ -36,6 +36,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::merged::MergedMemtables;
+use self::place::OpenedOnly;
 use self::shard::ShardShared;
 
 use crate::GroupId;
@@ -58,7 +59,10 @@ mod memtable;
 mod merge;
 mod merged;
 mod metrics;
+mod place;
 mod pool;
+mod renew;
+mod reopen;
 mod row;
 mod rows;
 mod scrub;
@@ -80,6 +84,7 @@ pub use export::Export;
 pub use extent::{Extent, ShardState, TableId};
 pub use import::{Import, ImportDone, ImportEnd};
 pub use metrics::StoreMetrics;
+pub use place::StoreFile;
 pub use pool::ReadPool;
 pub use row::Row;
 pub use shard::{Frozen, Lookup, RowChange, Shard, ShardReader};
@@ -102,7 +107,7 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the store in `dir`, created if there is none, and returns the shards that it holds, by
+    /// Opens the store in `dir`, created if there is none and none must be, and returns the shards that it holds, by
     /// group. Tables that no shard names are dropped.
     ///
     /// A shard whose record is damaged is not among them: see [`Store::damaged`].
@@ -130,14 +135,16 @@ impl Store {
         options: StoreOptions,
         metrics: StoreMetrics,
     ) -> Result<Store, StoreError> {
-        if let Some(aside) = base::set_aside(dir)? {
+        if let Some(aside) = place::set_aside(dir)? {
             tracing::error!(file = %aside.display(), "the damaged store file was moved aside");
         }
+        let options = StoreOptions { must_exist: false, ..options };
         Ok(Store::open(dir, options, metrics)?.0)
     }
 
-    /// Opens a store on whatever `open_backend` gives access to, such as a simulated disk. Creating
-    /// and syncing directories is the backend's affair.
+    /// Opens a store on whatever `open_backend` gives access to. Creating and syncing directories is
+    /// the backend's affair. A file that takes no commit any more stays as it is: see
+    /// [`Store::open_file`].
     ///
     /// # Errors
     ///
@@ -147,7 +154,20 @@ impl Store {
         options: StoreOptions,
         metrics: StoreMetrics,
     ) -> Result<(Store, Vec<ShardState>), StoreError> {
-        Ok(Store::assemble(base::Base::open_with_backend(open_backend, options, metrics)?))
+        Store::open_file(Box::new(OpenedOnly(open_backend)), options, metrics)
+    }
+
+    /// Opens a store in a file that lies anywhere, such as on a simulated disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn open_file(
+        file: Box<dyn StoreFile>,
+        options: StoreOptions,
+        metrics: StoreMetrics,
+    ) -> Result<(Store, Vec<ShardState>), StoreError> {
+        Ok(Store::assemble(base::Base::open_file(file, options, metrics)?))
     }
 
     fn assemble((base, damaged): (base::Base, Vec<DamagedShard>)) -> (Store, Vec<ShardState>) {

@@ -50,6 +50,15 @@ impl Size {
     pub(crate) fn agrees(&self, met: &Size) -> bool {
         self.rows == met.rows && (self.sum.is_none() || self.sum == met.sum)
     }
+
+    /// The same, of rows of which so many are damaged in themselves: what those add to the sum is
+    /// not what they were.
+    pub(crate) fn is_made_of(&self, met: &Size, damaged: u64) -> bool {
+        match damaged {
+            0 => self.agrees(met),
+            _ => self.rows == met.rows,
+        }
+    }
 }
 
 /// What a row adds to the sum of its shard. Its own checksum covers key and content.

@@ -8,7 +8,7 @@
 //! Damage belongs to a generation of the shard: rows that are swapped in from elsewhere begin
 //! sound. A file is opened again at most once for each epoch, however many readers ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -106,6 +106,12 @@ impl Watch {
     /// True if some record is damaged, so that it is not known which tables are named.
     pub(crate) fn any_record_damaged(&self) -> bool {
         self.damage.read().values().any(|damage| damage.in_record)
+    }
+
+    /// The shards whose records are damaged.
+    pub(crate) fn damaged_records(&self) -> BTreeSet<GroupId> {
+        let all = self.damage.read();
+        all.iter().filter(|(_, damage)| damage.in_record).map(|(group, _)| *group).collect()
     }
 
     /// A read of `group` failed, on a transaction of `epoch`.

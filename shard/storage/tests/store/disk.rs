@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use flotilla_storage::store::OpenBackend;
+use flotilla_storage::store::StoreFile;
 use rand::Rng;
 use rand::rngs::StdRng;
 use redb::StorageBackend;
@@ -32,6 +32,10 @@ struct State {
     power_left: Option<u64>,
     /// Backends of an earlier power cycle are dead.
     boot: u64,
+    /// A file that may take the place of this one.
+    beside: Option<Disk>,
+    /// Files that were kept when others took their places.
+    kept: Vec<Vec<u8>>,
 }
 
 /// The disk; clones are the same disk.
@@ -43,12 +47,13 @@ impl Disk {
         self.0.lock().unwrap()
     }
 
-    pub fn backend(&self) -> OpenBackend {
-        let disk = self.clone();
-        Box::new(move || {
-            let boot = disk.state().boot;
-            Ok(Box::new(Backend { disk: disk.clone(), boot }))
-        })
+    pub fn file(&self) -> Box<dyn StoreFile> {
+        Box::new(self.clone())
+    }
+
+    /// Files that were kept when others took their places.
+    pub fn kept(&self) -> Vec<Vec<u8>> {
+        self.state().kept.clone()
     }
 
     /// The next `count` syncs fail. As on Linux, what they were to write counts as written from
@@ -135,6 +140,41 @@ impl Disk {
     }
 }
 
+impl StoreFile for Disk {
+    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
+        let boot = self.state().boot;
+        Ok(Box::new(Backend { disk: self.clone(), power: self.clone(), boot }))
+    }
+
+    fn create_beside(&self) -> io::Result<Box<dyn StorageBackend>> {
+        let mut state = self.state();
+        state.consume()?;
+        let full = state.full;
+        let beside = Disk(Arc::new(Mutex::new(State { full, ..State::default() })));
+        state.beside = Some(beside.clone());
+        Ok(Box::new(Backend { disk: beside, power: self.clone(), boot: state.boot }))
+    }
+
+    fn replace(&self, keep: bool) -> io::Result<()> {
+        let mut state = self.state();
+        state.consume()?;
+        let beside = state.beside.take().expect("it was begun");
+        let mut new = beside.state();
+        let old = std::mem::take(&mut state.cached);
+        state.kept.extend(keep.then_some(old));
+        // What the new one has not synced can be lost from here on.
+        state.durable = std::mem::take(&mut new.durable);
+        state.cached = std::mem::take(&mut new.cached);
+        state.unsynced = std::mem::take(&mut new.unsynced);
+        Ok(())
+    }
+
+    fn remove_beside(&self) -> io::Result<()> {
+        self.state().beside = None;
+        Ok(())
+    }
+}
+
 fn write(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
     if image.len() < offset + data.len() {
         image.resize(offset + data.len(), 0);
@@ -145,21 +185,31 @@ fn write(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
 #[derive(Debug)]
 struct Backend {
     disk: Disk,
+    /// Where the power comes from.
+    power: Disk,
     boot: u64,
 }
 
 impl Backend {
     fn operation(&self) -> io::Result<MutexGuard<'_, State>> {
-        let mut state = self.disk.state();
-        if state.boot != self.boot {
+        let mut power = self.power.state();
+        if power.boot != self.boot {
             return Err(io::Error::other("a backend from before the power loss"));
         }
-        match &mut state.power_left {
+        power.consume()?;
+        drop(power);
+        Ok(self.disk.state())
+    }
+}
+
+impl State {
+    fn consume(&mut self) -> io::Result<()> {
+        match &mut self.power_left {
             Some(0) => return Err(io::Error::other("no power")),
             Some(left) => *left -= 1,
             None => {}
         }
-        Ok(state)
+        Ok(())
     }
 }
 

@@ -45,7 +45,7 @@ fn raw(disk: &Disk) -> Database {
             self.0.write(offset, data)
         }
     }
-    Database::builder().create_with_backend(Boxed(disk.backend()().unwrap())).unwrap()
+    Database::builder().create_with_backend(Boxed(disk.file().open().unwrap())).unwrap()
 }
 
 fn state(disk: &Disk) -> ShardState {

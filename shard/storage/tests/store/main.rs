@@ -13,3 +13,4 @@ mod import_faults;
 mod model;
 mod size;
 mod support;
+mod unwritable;

@@ -15,7 +15,14 @@ pub const GROUP: GroupId = GroupId(7);
 
 pub fn open(disk: &Disk) -> Result<(Store, Vec<ShardState>), StoreError> {
     let options = StoreOptions { cache_bytes: 4 << 20, ..StoreOptions::default() };
-    Store::open_with_backend(disk.backend(), options, StoreMetrics::new())
+    Store::open_file(disk.file(), options, StoreMetrics::new())
+}
+
+/// The same of a store that was there before.
+pub fn open_known(disk: &Disk) -> Result<(Store, Vec<ShardState>), StoreError> {
+    let options =
+        StoreOptions { cache_bytes: 4 << 20, must_exist: true, ..StoreOptions::default() };
+    Store::open_file(disk.file(), options, StoreMetrics::new())
 }
 
 /// The value of one of the store's counters or gauges, over all its labels.

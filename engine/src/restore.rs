@@ -46,6 +46,8 @@ pub(crate) fn open_store(
     metrics: &StoreMetrics,
 ) -> Result<(Store, Vec<ShardState>), Error> {
     let failed = |error: StoreError| Error::Storage(error.to_string());
+    // It is made before the births are recorded: an empty one is not the one that was there.
+    let store_options = StoreOptions { must_exist: directory.is_born(), ..store_options };
     let dir = directory.path().join(STORE);
     let error = match Store::open(&dir, store_options, metrics.clone()) {
         Err(error @ StoreError::Unreadable { .. }) => error,

@@ -284,6 +284,27 @@ async fn damaged_rows_of_a_single_replica_are_told_and_healed_by_writing_them() 
     assert_eq!(inspect("store", directory.path()).status.code(), Some(0), "healed on the disk");
 }
 
+/// An empty file looks like that of a new node, which this is not: nothing is written to it.
+#[tokio::test]
+async fn an_empty_store_of_a_node_that_had_one_is_a_damaged_one() {
+    let directory = directory();
+    written(&directory, 1).await;
+    let file = store_file(directory.path());
+    let rows = fs::read(&file).unwrap();
+    fs::write(&file, []).unwrap();
+    for _ in 0..2 {
+        let Err(refused) = builder(&directory).start().await.map(drop) else {
+            panic!("it starts without its rows");
+        };
+        let words = refused.to_string();
+        assert!(words.contains("no tables") && words.contains(LOW), "{words}");
+    }
+    fs::write(&file, rows).unwrap();
+    let db = builder(&directory).start().await.unwrap();
+    assert_served(&db).await;
+    db.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn rows_that_the_log_still_holds_are_made_again() {
     let directory = directory();

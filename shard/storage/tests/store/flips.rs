@@ -131,3 +131,32 @@ fn whatever_byte_is_damaged_no_row_is_wrong_and_none_is_missing_without_a_word()
     assert!(wrong.is_empty(), "{} of {counts}: {:#?}", wrong.len(), &wrong[..wrong.len().min(30)]);
     assert!(harmless > 100 && errors > 100 && unreadable > 10, "{counts}");
 }
+
+/// One bit of redb's own says that there are no tables, which is what a new file looks like. Nothing is
+/// written to it by whoever knows that a store was there.
+#[test]
+fn a_store_that_seems_to_be_new_is_damaged_if_it_is_known() {
+    let pristine = filled();
+    let is_taken_for_new = |at: &usize| {
+        let disk = pristine.fork();
+        disk.flip(*at, 1 << (*at % 8));
+        // Whoever does not know makes a new one of it.
+        let opened = open(&disk);
+        opened.is_ok_and(|(store, states)| states.is_empty() && store.damaged().is_empty())
+    };
+    // Where a page says how many entries it has.
+    let at =
+        (2..pristine.len()).step_by(4096).find(is_taken_for_new).expect("there is such a byte");
+    let disk = pristine.fork();
+    disk.flip(at, 1 << (at % 8));
+    let Err(StoreError::Unreadable { what }) = open_known(&disk).map(drop) else {
+        panic!("it is taken for a new one");
+    };
+    assert!(what.contains("no tables"), "{what}");
+    disk.flip(at, 1 << (at % 8));
+    let (store, states) = open_known(&disk).unwrap();
+    assert_eq!(states.len() as u64, GROUPS);
+    assert!((1..=GROUPS).all(|group| read(&store, group) == Ok(false)), "its rows are untouched");
+    let missing = open_known(&Disk::default()).map(drop);
+    assert!(matches!(missing, Err(StoreError::Unreadable { .. })), "it is gone");
+}

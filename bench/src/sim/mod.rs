@@ -10,6 +10,7 @@
 //!   faults end and what must be well then, `lifecycle` how nodes die and start again.
 //! * `node` puts a life of a node together, `lane`, `perform`, `journaling` and `mailbox` stand for its
 //!   threads; `clock`, `network` and `disk` for the world around it, `faults` for its accidents.
+//! * `checkpointing` sees to it that every node can still write its store at the end.
 //! * `client` and `asking` are the clients; `watch` and `overheard` tell the [`judges`] what is
 //!   seen from outside.
 //! * `mutations` plants bugs to see that the judges notice.
@@ -18,6 +19,7 @@
 //! What is absent: knowledge of what is right. [`judges`] and [`crate::linearizable`] have it.
 
 mod asking;
+mod checkpointing;
 mod client;
 mod clock;
 mod command;

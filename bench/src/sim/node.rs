@@ -46,6 +46,8 @@ pub struct Node {
     pub at: usize,
     /// Its disk.
     pub fs: SimFs,
+    /// Where its store is on that.
+    pub place: disk::Place,
     /// Its clock.
     pub clock: NodeClock,
     /// Its present life; `None` while it is down.
@@ -156,9 +158,11 @@ impl Node {
         let drift = i64::from(scene.options.drift_max_ppm);
         clock.set_drift(0, scene.random.between(0, 2 * drift as u64) as i64 - drift);
         clock.set_wall(scene.random.between(0, 2000) as i64 - 1000);
+        let fs = SimFs::new(scene.random.number());
         Node {
             at,
-            fs: SimFs::new(scene.random.number()),
+            place: disk::Place::new(&fs),
+            fs,
             clock,
             life: None,
             lives: 0,
@@ -273,15 +277,15 @@ impl Node {
             slice_bytes_min: 16 << 10,
             ..StoreOptions::default()
         };
-        let open = || {
-            let backend = disk::open_store(&self.fs);
-            Store::open_with_backend(backend, store_options, StoreMetrics::new())
+        let open = |must_exist| {
+            let store_options = StoreOptions { must_exist, ..store_options };
+            Store::open_file(Box::new(self.place.clone()), store_options, StoreMetrics::new())
         };
-        match open() {
+        match open(self.is_born) {
             Err(StoreError::Unreadable { .. }) if self.is_rotten => {
                 scene.count("stores set aside");
                 disk::set_store_aside(&self.fs).map_err(not_opened)?;
-                open().map_err(not_opened)
+                open(false).map_err(not_opened)
             }
             result => result.map_err(not_opened),
         }

@@ -73,6 +73,9 @@ impl World {
             if let Some(life) = &node.life {
                 self.scene.note_journal(life);
             }
+            if node.place.replacements() > 0 {
+                self.scene.add("stores written anew", node.place.replacements());
+            }
         }
         self.judge_history()
     }
@@ -89,7 +92,10 @@ impl World {
                 self.scene.after(AFTERGLOW, Happening::Review);
                 return;
             }
-            Phase::Healed => self.phase = Phase::Quiet,
+            Phase::Healed => {
+                self.phase = Phase::Quiet;
+                self.freeze_all();
+            }
             Phase::Quiet => match self.unwell() {
                 None => {
                     self.well_after = Duration::from_nanos(self.scene.now - self.healed_at);
@@ -125,12 +131,8 @@ impl World {
         if let Some(client) = self.clients.iter().find(|client| client.call.is_some()) {
             return Some(format!("client {} has no answer", client.number));
         }
-        // A file in which bits flipped may be beyond repair: that is not judged.
-        let stores = self.nodes.iter().filter(|node| !node.is_rotten);
-        for life in stores.filter_map(|node| node.life.as_ref()) {
-            if life.due.store_retry {
-                return Some(format!("the store of node {} cannot be written", life.at + 1));
-            }
+        if let Some(unwritten) = self.unwritten() {
+            return Some(unwritten);
         }
         for descriptor in &self.descriptors {
             let group = descriptor.group;

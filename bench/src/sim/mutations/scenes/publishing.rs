@@ -19,7 +19,7 @@ const NEW: &[u8] = b"new";
 pub fn a_failed_commit() -> Result<(), Violation> {
     let fs = SimFs::new(1);
     let options = StoreOptions { merged_bytes_max: 0, ..StoreOptions::default() };
-    let opened = Store::open_with_backend(disk::open_store(&fs), options, StoreMetrics::new());
+    let opened = Store::open_file(Box::new(disk::Place::new(&fs)), options, StoreMetrics::new());
     let (store, _) = opened.expect("the simulated disk takes it");
     let mut shard = store.create_shard(GroupId(1), KeyRange::whole(), Bytes::new());
     for (index, value) in [(1, &b"old"[..]), (2, NEW)] {

@@ -380,7 +380,7 @@ impl Loading {
 
 /// Records a shard as if it had no rows, in a commit of its own: a planted bug.
 fn record_without_rows(store: &Store, state: &ShardState) -> Result<(), StoreError> {
-    let half = ShardState { rows: 0, bytes: 0, extents: Vec::new(), ..state.clone() };
+    let half = ShardState { rows: 0, bytes: 0, sum: Some(0), extents: Vec::new(), ..state.clone() };
     store.base().commit(|transaction, current| {
         let recording = |error| StoreError::database("record a shard", error);
         transaction

@@ -147,7 +147,10 @@ impl StoreError {
     pub(crate) fn is_structural(&self) -> bool {
         match self {
             Self::Corrupt { .. } | Self::Panicked { .. } => true,
-            Self::Database { source, .. } => matches!(**source, redb::Error::Corrupted(_)),
+            // What is loaded comes from a walk: out of order means that the rows lie so.
+            Self::Database { source, .. } => {
+                matches!(**source, redb::Error::Corrupted(_) | redb::Error::UnorderedKey)
+            }
             _ => false,
         }
     }

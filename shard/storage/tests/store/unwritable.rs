@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_storage::store::{
-    CheckpointCompletion, CheckpointWork, Checkpointed, Checkpointer, NextTurn, PageOptions, Shard,
-    ShardState, Store, StoreError,
+    CheckpointCompletion, CheckpointWork, Checkpointed, Checkpointer, NextTurn, PageOptions,
+    RowChange, Shard, ShardState, Store, StoreError, StoreMetrics, StoreOptions,
 };
 use flotilla_storage::{GroupId, KeyRange};
 use parking_lot::Mutex;
@@ -52,13 +52,18 @@ fn value(group: u64, row: u32) -> String {
 impl World {
     /// Writes to all shards that can be opened, and hands that to a checkpoint.
     fn new(store: Store) -> World {
+        World::writing(store, |group| vec![put(flips::key(9), value(group, 9))])
+    }
+
+    /// The same, with these changes of each shard.
+    fn writing(store: Store, changes: impl Fn(u64) -> Vec<RowChange>) -> World {
         let told = Arc::new(Told::default());
         let (handle, work) = Checkpointer::without_thread(store.clone(), vec![told.clone()]);
         let mut shards = Vec::new();
         for group in 1..=GROUPS {
             let Some(state) = store.state(GroupId(group)) else { continue };
             let mut shard = store.open_shard(&state, KeyRange::whole());
-            shard.apply(vec![put(flips::key(9), value(group, 9))]);
+            shard.apply(changes(group));
             handle.submit(0, vec![shard.freeze((5, 1), state.meta, 0)]);
             shards.push(shard);
         }
@@ -127,6 +132,26 @@ fn unwritable() -> Disk {
 
 /// See `unwritable`; found by flipping all of them.
 const UNWRITABLE_AT: usize = 32_794;
+
+/// A shard that is written anew is loaded in the order of its keys: one that lies elsewhere is damage of
+/// the shard, and no failure of the disk that might pass.
+#[test]
+fn keys_out_of_order_are_damage_of_their_shard() {
+    let disk = flips::filled();
+    let key = flips::key(30);
+    for at in 0..disk.len() - key.len() {
+        if disk.bytes(at, key.len()) == key.as_bytes() {
+            // Behind all others, wherever it lies.
+            disk.flip(at, 0x10);
+        }
+    }
+    let options = StoreOptions { scrub_file_bytes_max: 0, ..StoreOptions::default() };
+    let (store, _) = Store::open_file(disk.file(), options, StoreMetrics::new()).unwrap();
+    let all = |group| (0..KEYS).map(|row| put(flips::key(row), value(group, row))).collect();
+    let mut world = World::writing(store, all);
+    assert!(world.ends());
+    assert_eq!((world.damaged(), world.renewals()), (vec![1, 2], 0));
+}
 
 #[test]
 fn whatever_byte_is_damaged_checkpoints_go_on_and_sound_shards_stay_sound() {
